@@ -1,0 +1,53 @@
+"""Every exception Rowbell raises.
+
+    RowbellError                      the root: its text says what is wrong, where, and what to do
+    ├── SettingsError                 a setting is missing or wrong; the process does not start
+    ├── DatabaseError                 the database is not what Rowbell needs (version, wal_level, schema, ...)
+    │   └── DatabaseUnavailable       it cannot be reached at present; try again
+    ├── ConnectorError                Kafka Connect refused or failed the connector
+    ├── PresenceUnavailable           who is connected where cannot be asked at present
+    ├── BusUnavailable                the bus is away, or did not confirm in time
+    ├── UndecodableRecord             a record of the change topic that is not a change of `notification`
+    └── TokenError                    a token is missing, malformed, expired, or not ours
+
+Protocol errors of STOMP peers live in `rowbell.stomp`, which imports nothing of ours.
+"""
+
+
+class RowbellError(Exception):
+    """Something went wrong in Rowbell; the text says what, where, and what to do."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class SettingsError(RowbellError):
+    """A setting is missing or wrong."""
+
+
+class DatabaseError(RowbellError):
+    """The database is not what Rowbell needs."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database cannot be reached at present."""
+
+
+class ConnectorError(RowbellError):
+    """Kafka Connect refused the connector, or the connector failed."""
+
+
+class PresenceUnavailable(RowbellError):
+    """Presence cannot be read or written at present."""
+
+
+class BusUnavailable(RowbellError):
+    """The bus cannot be reached, or did not confirm in time."""
+
+
+class UndecodableRecord(RowbellError):
+    """The record is not a change of the table `notification`."""
+
+
+class TokenError(RowbellError):
+    """The token is missing, malformed, expired, or was not signed with our key."""

@@ -1,0 +1,46 @@
+"""Logs are events with fields: `log.info("bundle_undeliverable", gateway=..., changes=3)`.
+
+JSON lines on standard error, or coloured lines where a person reads along. Tokens and bodies are never logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+from rowbell.config import Settings
+
+
+def configure(settings: Settings) -> None:
+    """Set up this process's logs; once, at its start. Libraries that use `logging` come out the same way."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    tail = [] if console else [structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[*shared, *tail, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail, renderer],
+        )
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def get_logger(name: str) -> Any:
+    """The logger of one module: `log = get_logger("gateway.sweep")`."""
+    return structlog.get_logger(logger=name)

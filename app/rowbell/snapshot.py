@@ -1,0 +1,66 @@
+"""A PostgreSQL snapshot as a value: exactly which transactions a reader has seen.
+
+Ids and times are not in commit order; snapshots are. `pg_current_snapshot()` prints one as `xmin:xmax:xip`:
+every transaction below `xmin` has ended, none at or above `xmax` had begun, and `xip` lists those between
+the two that were still in progress. Transaction ids here are the 64-bit ones of `pg_current_xact_id()`.
+
+Source: https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one reader has seen. Snapshots of one primary are ordered: a later one covers an earlier one."""
+
+    xmin: int
+    xmax: int
+    xip: frozenset[int] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> Snapshot:
+        """Read PostgreSQL's text form, e.g. `10:20:10,14,15` or `10:10:`. ValueError if it is not one."""
+        try:
+            xmin, xmax, xip = text.split(":")
+            snapshot = cls(int(xmin), int(xmax), frozenset(map(int, xip.split(","))) if xip else frozenset())
+        except ValueError:
+            raise ValueError(f"not a PostgreSQL snapshot (xmin:xmax:xip): {text!r}") from None
+        if not 0 <= snapshot.xmin <= snapshot.xmax or any(
+            not snapshot.xmin <= tx < snapshot.xmax for tx in snapshot.xip
+        ):
+            raise ValueError(f"not a PostgreSQL snapshot, its numbers are out of order: {text!r}")
+        return snapshot
+
+    def __str__(self) -> str:
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.xip)))}"
+
+    def visible(self, tx: int) -> bool:
+        """Had transaction `tx` ended when this snapshot was taken?"""
+        return tx < self.xmax and tx not in self.xip
+
+    def covers(self, other: Snapshot) -> bool:
+        """Is everything that is visible in `other` visible here too?"""
+        if any(tx < other.xmax and tx not in other.xip for tx in self.xip):
+            return False
+        # What began between our xmax and theirs is invisible here, so it must be invisible there as well.
+        unseen_there = sum(1 for tx in other.xip if tx >= self.xmax)
+        return other.xmax - self.xmax <= unseen_there
+
+    def widen(self, xid: int) -> int:
+        """The 64-bit transaction id whose low 32 bits are `xid`, the one nearest to this snapshot's xmax.
+
+        The replication protocol carries 32 bits only. A change that is decoded is at most 2^31
+        transactions away from now, or PostgreSQL would have stopped to prevent a wraparound.
+        """
+        candidate = (self.xmax & ~0xFFFFFFFF) | xid
+        return min(
+            (tx for tx in (candidate - (1 << 32), candidate, candidate + (1 << 32)) if tx >= 0),
+            key=lambda tx: abs(tx - self.xmax),
+        )
+
+
+EMPTY = Snapshot(0, 0)
+"""Sees nothing: the floor of a subscription that has been sent nothing."""
