@@ -43,6 +43,8 @@ class Snapshot:
 
     def covers(self, other: Snapshot) -> bool:
         """Is everything that is visible in `other` visible here too?"""
+        if self is other:
+            return True
         if any(tx < other.xmax and tx not in other.xip for tx in self.xip):
             return False
         # What began between our xmax and theirs is invisible here, so it must be invisible there as well.

@@ -1,0 +1,1 @@
+"""Sockets, sessions, and what each subscription is sent."""
