@@ -8,16 +8,25 @@ value's problem and an example.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from rowbell.errors import SettingsError
 
 PREFIX = "ROWBELL_"
 MIN_SECRET_BYTES = 32
 """RFC 7518, section 3.2: a key of at least the hash's size must be used with HS256."""
+
+LOCAL_SCHEMES = {"postgresql", "postgres", "unix"}
+"""Their URLs may do without a host: a socket of this machine is meant."""
+
+STARS = "********"
+
+_PORT = re.compile(r"[0-9]{1,5}")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(:[0-9]{0,5})?")
 
 
 def _text(value: str) -> str:
@@ -26,16 +35,27 @@ def _text(value: str) -> str:
 
 def _url(*schemes: str) -> Callable[[str], str]:
     def check(value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            _ = parts.port
-        except ValueError as error:
-            raise ValueError(f"it is not a URL ({error})") from None
-        if parts.scheme not in schemes or not parts.netloc:
+        scheme, _, rest = value.partition("://")
+        if scheme not in schemes or not rest:
             raise ValueError(f"it must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        if not value.isprintable() or " " in value:
+            raise ValueError("it holds a space or a control character: write it percent-encoded (a space is %20)")
+        _check_hosts(rest, may_be_local=scheme in LOCAL_SCHEMES)
         return value
 
     return check
+
+
+def _check_hosts(rest: str, may_be_local: bool) -> None:
+    """Of what follows `://`. The messages quote nothing: what stands in a wrong place may be the password."""
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    credentials, _, hosts = authority.rpartition("@")
+    if "@" in credentials or "@" in rest[len(authority) :]:
+        raise ValueError("it holds an @ that is not before the host: in a password write @ / ? # as %40 %2F %3F %23")
+    if not hosts and not may_be_local:
+        raise ValueError("it names no host")
+    if not all(_HOST_AND_PORT.fullmatch(host) for host in hosts.split(",")):
+        raise ValueError("its host and port are not as in host:1234: a password stands before an @, as user:password@")
 
 
 def _secret(value: str) -> str:
@@ -47,7 +67,7 @@ def _secret(value: str) -> str:
 def _servers(value: str) -> str:
     for server in value.split(","):
         host, _, port = server.strip().rpartition(":")
-        if not host or not port.isascii() or not port.isdigit():
+        if not host or not _PORT.fullmatch(port):
             raise ValueError(f"{server.strip()!r} is not host:port")
     return value
 
@@ -70,12 +90,34 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return check
 
 
+def hide_password(url: str) -> str:
+    """The URL with its password, and what looks like a secret in its query, replaced by stars."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    place, mark, query = place.partition("?")
+    pairs = "&".join(map(_hide_pair, query.split("&")))
+    return f"{scheme}://{user}{colon and ':' + STARS}{at}{place}{mark}{pairs}"
+
+
+def _hide_pair(pair: str) -> str:
+    key = pair.partition("=")[0]
+    return f"{key}={STARS}" if re.search("pass|secret|token", unquote(key), re.IGNORECASE) else pair
+
+
+def _hide_all(value: str) -> str:
+    return STARS
+
+
 def _setting(
-    doc: str, example: str, parse: Callable[[str], Any] = _text, default: Any = None, secret: bool = False
+    doc: str,
+    example: str,
+    parse: Callable[[str], Any] = _text,
+    default: Any = None,
+    hide: Callable[[str], str] = _text,
 ) -> Any:
-    return dataclasses.field(
-        default=default, metadata={"doc": doc, "example": example, "parse": parse, "secret": secret}
-    )
+    """`parse` makes the value of the text or raises ValueError with its problem; `hide` makes it fit to show."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "example": example, "parse": parse, "hide": hide})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +128,7 @@ class Settings:
         "PostgreSQL, as a libpq URL: the primary, or a list of hosts of which one is",
         "postgresql://rowbell:secret@127.0.0.1:5432/app",
         _url("postgresql", "postgres"),
-        secret=True,
+        hide=hide_password,
     )
     kafka_bootstrap_servers: str | None = _setting(
         "where Kafka is: host:port, several with commas", "127.0.0.1:9092", _servers
@@ -103,19 +145,19 @@ class Settings:
         "where records go that cannot be decoded", "rowbell.dead-letters", default="rowbell.dead-letters"
     )
     connect_url: str | None = _setting(
-        "the REST API of Kafka Connect", "http://127.0.0.1:8083", _url("http", "https"), secret=True
+        "the REST API of Kafka Connect", "http://127.0.0.1:8083", _url("http", "https"), hide=hide_password
     )
     redis_url: str | None = _setting(
-        "Redis, for presence", "redis://127.0.0.1:6379/0", _url("redis", "rediss", "unix"), secret=True
+        "Redis, for presence", "redis://127.0.0.1:6379/0", _url("redis", "rediss", "unix"), hide=hide_password
     )
     rabbitmq_url: str | None = _setting(
-        "RabbitMQ, the bus", "amqp://rowbell:secret@127.0.0.1:5672/", _url("amqp", "amqps"), secret=True
+        "RabbitMQ, the bus", "amqp://rowbell:secret@127.0.0.1:5672/", _url("amqp", "amqps"), hide=hide_password
     )
     jwt_secret: str | None = _setting(
         "the key of HS256 tokens, 32 bytes or more",
         "$(openssl rand -hex 32)",
         _secret,
-        secret=True,
+        hide=_hide_all,
     )
     host: str = _setting("the address a gateway listens on", "127.0.0.1", default="127.0.0.1")
     port: int = _setting("the port a gateway listens on; 0 takes a free one", "8114", _whole(0, 65535), default=8114)
@@ -129,6 +171,7 @@ class Settings:
         "ws://127.0.0.1:8114/ws",
         _url("ws", "wss"),
         default="ws://127.0.0.1:8114/ws",
+        hide=hide_password,
     )
     log_level: str = _setting(
         "the least severe log event that is written",
@@ -162,44 +205,22 @@ class Settings:
 
     def require(self, *names: str) -> None:
         """SettingsError that names each of these settings (field names) that is not set."""
-        missing = [
-            _complaint(field, "is not set")
-            for field in dataclasses.fields(self)
-            if field.name in names and getattr(self, field.name) is None
-        ]
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        missing = [_complaint(fields[name], "is not set") for name in names if getattr(self, name) is None]
         if missing:
             raise SettingsError("\n".join(missing))
 
-    def shown(self) -> Iterator[tuple[str, str, str]]:
-        """(environment name, value with secrets hidden, what it is for) of every setting."""
+    def shown(self) -> Iterator[tuple[str, str | None, str]]:
+        """(environment name, value with secrets hidden or None, what it is for) of every setting."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None:
-                text = "(not set)"
-            elif field.metadata["secret"]:
-                text = hide_password(value) if "://" in value else "********"
-            else:
-                text = str(value)
-            yield environment_name(field.name), text, field.metadata["doc"]
+            if value is not None:
+                value = field.metadata["hide"](str(value))
+            yield environment_name(field.name), value, field.metadata["doc"]
 
 
 def environment_name(field_name: str) -> str:
     return PREFIX + field_name.upper()
-
-
-def hide_password(url: str) -> str:
-    """The URL with its password, and a `password` in its query, replaced by stars."""
-    parts = urlsplit(url)
-    netloc = parts.netloc
-    credentials, at, hosts = netloc.rpartition("@")
-    if at and ":" in credentials:
-        netloc = f"{credentials.partition(':')[0]}:********@{hosts}"
-    query = "&".join(
-        f"{key}=********" if "pass" in key.lower() else pair
-        for pair in parts.query.split("&")
-        for key in [pair.partition("=")[0]]
-    )
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
 
 
 def _complaint(field: dataclasses.Field[Any], problem: str) -> str:

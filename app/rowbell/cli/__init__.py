@@ -1,0 +1,86 @@
+"""`rowbell`: one module per group of subcommands, and the place where everything is wired.
+
+Each module has `add_parser(subparsers)`, which names the command, shows a working example in the epilog and calls
+`parser.set_defaults(run=run)`, and `run(args, settings) -> int`, the exit status. At its top a module imports what
+parsing needs and no more; what the command works with (Kafka, SQL, the web server, terminal tables) is imported
+inside `run`, so `rowbell --help` and `rowbell token` do not pay for the gateway's second of imports. A command that
+stays (serve, dispatch, connector) begins with `logs.configure(settings)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+from rowbell.cli import config, send, token
+from rowbell.config import Settings
+from rowbell.errors import RowbellError, SettingsError
+
+COMMANDS: tuple[ModuleType, ...] = (token, send, config)
+"""In the order of `rowbell --help`."""
+
+FAILED = 1
+MISUSED = 2
+"""A setting is missing or wrong; argparse ends with the same status for wrong arguments."""
+INTERRUPTED = 128 + 2
+READER_GONE = 128 + 13
+"""What a shell reports for a process that SIGINT, or SIGPIPE, ended."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Keeps the line ends of examples, and takes no abbreviated options: scripts would break when one is added."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+
+class _Version(argparse.Action):
+    """Reads the version when it is asked for: the package metadata cost 30 ms otherwise."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"rowbell {metadata.version('rowbell')}")
+        parser.exit()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the result is the process's exit status. `argv` is without the program's name."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here, where a reader that went away is still ours to handle
+    except BrokenPipeError:
+        # Python flushes once more at exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+
+
+def _run(argv: list[str] | None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args, Settings.from_env(os.environ))
+    except RowbellError as error:
+        for line in str(error).splitlines():
+            print(f"rowbell: {line}", file=sys.stderr)
+        return MISUSED if isinstance(error, SettingsError) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rowbell",
+        description="Commit a row into the table `notification`; the person it is for sees it at once.",
+        epilog="Each command tells more, with an example: rowbell COMMAND --help\n"
+        "Settings come from the environment, ROWBELL_...: rowbell config lists them.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser

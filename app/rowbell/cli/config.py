@@ -1,0 +1,54 @@
+"""`rowbell config`: what this environment sets, with secrets hidden."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from rowbell.config import Settings
+
+EXAMPLE = """example:
+  ROWBELL_PORT=8115 rowbell config
+  rowbell config --env | sort       # lines of NAME=value for those that have one
+
+The exit status is 2 when a setting is wrong; each one that is gets named."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`rowbell config [--env]`."""
+    parser = subparsers.add_parser(
+        "config",
+        help="show the effective settings, secrets hidden",
+        description="Show every setting: its value here, and what it is for. Secrets are hidden.",
+        epilog=EXAMPLE,
+    )
+    parser.add_argument("--env", action="store_true", help="lines of NAME=value instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Print the settings; a wrong one has stopped the process before."""
+    if args.env:
+        _print_lines(settings)
+    else:
+        _print_table(settings)
+    return 0
+
+
+def _print_lines(settings: Settings) -> None:
+    for name, value, _ in settings.shown():
+        if value is not None:
+            print(f"{name}={shlex.quote(value)}")
+
+
+def _print_table(settings: Settings) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("setting", "value, and what it is for", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value, doc in settings.shown():
+        shown = Text("not set", style="dim") if value is None else Text(value, style="bold")
+        table.add_row(name, Text("\n").join([shown, Text(doc, style="dim")]))
+    Console().print(table)

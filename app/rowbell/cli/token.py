@@ -1,0 +1,55 @@
+"""`rowbell token`: a token for one user, to try things with."""
+
+from __future__ import annotations
+
+import argparse
+
+from rowbell.config import Settings
+
+EXAMPLE = """example:
+  export ROWBELL_JWT_SECRET=$(openssl rand -hex 32)
+  rowbell token alice --ttl 8h
+  websocat "ws://127.0.0.1:8114/ws?token=$(rowbell token alice)"
+
+In production your login service issues the tokens: HS256 with the same key, claims `sub` and `exp`."""
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_TTL = 365 * UNITS["d"]
+"""A year: nothing can take a token back, so one that never ends is a mistake."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`rowbell token USER [--ttl 1h]`."""
+    parser = subparsers.add_parser(
+        "token",
+        help="print a token for a user",
+        description="Print a token for USER, and nothing else, signed with ROWBELL_JWT_SECRET.",
+        epilog=EXAMPLE,
+    )
+    parser.add_argument("user", metavar="USER", help="the user, as in recipient_id")
+    parser.add_argument(
+        "--ttl",
+        type=duration,
+        default="1h",
+        help="how long it lasts: a number with s, m, h or d (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Print the token. SettingsError without a key; TokenError if USER cannot be a recipient."""
+    from rowbell.auth import Tokens
+
+    print(Tokens.of(settings).issue(args.user, lifetime=args.ttl))
+    return 0
+
+
+def duration(text: str) -> int:
+    """Seconds, from `90s`, `30m`, `8h` or `7d`."""
+    number, unit = text[:-1], text[-1:]
+    if not (number.isascii() and number.isdigit()) or unit not in UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number with s, m, h or d, as in 90s, 30m, 8h, 7d")
+    seconds = int(number) * UNITS[unit]
+    if not 0 < seconds <= MAX_TTL:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between one second and 365 days")
+    return seconds
