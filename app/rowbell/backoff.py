@@ -12,7 +12,7 @@ def backoff(first: float = 0.1, cap: float = 5.0) -> Iterator[float]:
     Full jitter: many processes that lost the same server do not come back in step.
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    bound = first
+    bound = min(first, cap)
     while True:
         yield random.uniform(0, bound)
-        bound = min(cap, bound * 2)
+        bound = min(bound * 2, cap)
