@@ -30,6 +30,9 @@ MAX_TOKEN = 8192
 MAX_SUBJECT = 255
 """Characters, as in the CHECK of `notification.recipient_id`."""
 
+LAST_EXPIRY = 253_402_300_799
+"""The end of the year 9999, in seconds since the epoch. An issuer that counts milliseconds would mean for ever."""
+
 _REFUSED_IN_SUBJECT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff/*#:]")
 """Control characters, halves of characters (no UTF-8 for them), and what destinations and `topic:` are made of."""
 
@@ -76,8 +79,8 @@ class Tokens:
         """Whom the token names. TokenError says in a few words why it is refused."""
         if not token:
             raise TokenError("The token is missing")
-        if len(token) > MAX_TOKEN:
-            raise TokenError(f"The token is refused: it is longer than {MAX_TOKEN} characters")
+        if len(token) > MAX_TOKEN or not token.isascii():
+            raise TokenError(f"The token is refused: it is longer than {MAX_TOKEN} characters, or not ASCII")
         try:
             claims = jwt.decode(
                 token, self._secret, algorithms=[ALGORITHM], leeway=LEEWAY, options={"require": ["exp", "sub"]}
@@ -86,7 +89,9 @@ class Tokens:
             raise TokenError(f"The token is refused: it has no `{error.claim}`") from None
         except jwt.InvalidTokenError as error:
             raise TokenError(f"The token is refused: {_reason(error)}") from None
-        return Identity(_subject(claims["sub"]), int(claims["exp"]))
+        if (expires_at := int(claims["exp"])) > LAST_EXPIRY:
+            raise TokenError("The token is refused: its `exp` is beyond the year 9999: it must be in seconds")
+        return Identity(_subject(claims["sub"]), expires_at)
 
 
 def bearer(value: str) -> str:

@@ -26,7 +26,7 @@ LOCAL_SCHEMES = {"postgresql", "postgres", "unix"}
 STARS = "********"
 
 _PORT = re.compile(r"[0-9]{1,5}")
-_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(:[0-9]{0,5})?")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Za-z:.%]+\]|[^\[\]:]*)(:[0-9]{0,5})?")
 
 
 def _text(value: str) -> str:
@@ -117,7 +117,9 @@ def _setting(
     hide: Callable[[str], str] = _text,
 ) -> Any:
     """`parse` makes the value of the text or raises ValueError with its problem; `hide` makes it fit to show."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "example": example, "parse": parse, "hide": hide})
+    return dataclasses.field(
+        default=default, repr=hide is _text, metadata={"doc": doc, "example": example, "parse": parse, "hide": hide}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

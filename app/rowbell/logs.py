@@ -26,7 +26,7 @@ def configure(settings: Settings) -> None:
     renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     tail = [] if console else [structlog.processors.format_exc_info]
     structlog.configure(
-        processors=[*shared, *tail, renderer],
+        processors=[_name_logger, *shared, *tail, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
@@ -34,7 +34,7 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail, renderer],
         )
     )
@@ -43,4 +43,10 @@ def configure(settings: Settings) -> None:
 
 def get_logger(name: str) -> Any:
     """The logger of one module: `log = get_logger("gateway.sweep")`."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(logger_name=name)
+
+
+def _name_logger(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Call the logger what those of `logging` are called; structlog keeps `logger` as an argument for itself."""
+    event["logger"] = event.pop("logger_name", None)
+    return event
