@@ -1,0 +1,102 @@
+"""Tells presence which users this gateway holds, in order and in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from rowbell.backoff import backoff
+from rowbell.errors import PresenceUnavailable
+from rowbell.gateway.registry import Registry
+from rowbell.logs import get_logger
+from rowbell.presence import Presence
+
+log = get_logger("gateway.attendance")
+
+AGAIN = 60.0
+"""Seconds until everybody is added again; entries live for 150, so one failure is forgiven."""
+PATIENCE = 1.0
+"""Seconds that a subscription waits for its user's entry. Presence is a hint: without it the sweep delivers."""
+
+
+class Attendance:
+    def __init__(self, presence: Presence, registry: Registry) -> None:
+        self._presence = presence
+        self._registry = registry
+        self._gateway: str | None = None
+        """Tracks the id under which the bus reaches this gateway; None while it does not."""
+        self._changed: dict[str, None] = {}
+        """Tracks users who came or went since the last write, in order; what is true is asked when it is written."""
+        self._wanted = asyncio.Event()
+        self._told: asyncio.Future[None] | None = None
+        """Done when what changed by now has been written, or could not be."""
+
+    def connected(self, gateway: str) -> None:
+        """The bus reaches this gateway under a new id: everybody is added under it."""
+        self._gateway = gateway
+        self.note(*self._registry.recipients())
+
+    def disconnected(self) -> None:
+        self._gateway = None
+
+    def note(self, *users: str) -> None:
+        """These users came, went, or should be written again."""
+        self._changed.update(dict.fromkeys(users))
+        self._wanted.set()
+
+    async def known(self, user: str) -> None:
+        """Note the user and wait until presence knows, but not for long."""
+        self.note(user)
+        if self._gateway is None:
+            return
+        if self._told is None:
+            self._told = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.shield(self._told)
+        except TimeoutError:
+            log.warning("presence_slow", waited=PATIENCE)
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        delays = backoff()
+        while True:
+            await self._wait()
+            changed, self._changed = self._changed, {}
+            told, self._told = self._told, None
+            try:
+                await self._write(changed)
+                delays = backoff()
+            except PresenceUnavailable as error:
+                log.warning("presence_unavailable", reason=str(error))
+                self._changed = changed | self._changed
+                self._wanted.set()
+                await asyncio.sleep(next(delays))
+            finally:
+                if told is not None and not told.done():
+                    told.set_result(None)
+
+    async def leave(self) -> None:
+        """This gateway stops: nobody is here any more."""
+        if self._gateway is not None:
+            try:
+                await self._presence.remove(self._gateway, self._registry.recipients())
+            except PresenceUnavailable as error:
+                log.warning("presence_unavailable", reason=str(error))
+
+    async def _wait(self) -> None:
+        """Until something changed, or it is time to add everybody again."""
+        try:
+            async with asyncio.timeout(AGAIN):
+                await self._wanted.wait()
+        except TimeoutError:
+            self.note(*self._registry.recipients())
+        self._wanted.clear()
+
+    async def _write(self, changed: Collection[str]) -> None:
+        if self._gateway is None:
+            return  # `connected` writes everybody
+        if come := [user for user in changed if user in self._registry]:
+            await self._presence.add(self._gateway, come)
+        if gone := [user for user in changed if user not in self._registry]:
+            await self._presence.remove(self._gateway, gone)

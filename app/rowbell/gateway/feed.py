@@ -1,0 +1,88 @@
+"""One subscription of one session: carries out what its `Subscription` answers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rowbell.gateway.subscription import Answer, Delivery, State, Subscription, Sweep
+from rowbell.metrics import COMMIT_TO_SOCKET, EVENTS_LIVE, EVENTS_REPLAYED, EVENTS_RESCUED, LAGGING
+from rowbell.notification import Change
+from rowbell.stomp.server import Subscribe
+
+if TYPE_CHECKING:
+    from rowbell.gateway.replay import Pager
+    from rowbell.gateway.session import Session
+
+
+class Feed:
+    __slots__ = ("_pager", "_receipt", "_session", "auto", "id", "open", "subscription")
+
+    def __init__(self, session: Session, pager: Pager, recipient: str, subscribe: Subscribe) -> None:
+        self._session = session
+        self._pager = pager
+        self._receipt = subscribe.receipt
+        """Tracks the receipt that the client waits for until this feed is live."""
+        self.id = subscribe.id
+        self.auto = subscribe.ack == "auto"
+        """Is a frame delivered by being written to the socket? (Otherwise by the client's ACK.)"""
+        self.open = True
+        """False once it was unsubscribed or its session ended: results that come then are dropped."""
+        self.subscription = Subscription(recipient)
+
+    @property
+    def recipient(self) -> str:
+        return self.subscription.recipient
+
+    # What happens to it. None of these waits.
+
+    def drained(self) -> None:
+        """The session's queue is empty."""
+        if self.subscription.state is State.WAITING:
+            self.carry_out(self.subscription.drained())
+
+    def carry_out(self, answer: Answer) -> None:
+        """Send, run the next query, tell that it is live: what the subscription answered."""
+        if not self.open:
+            return
+        self._send(answer.send)
+        if answer.live and self._receipt is not None:
+            self._session.send_receipt(self._receipt)
+            self._receipt = None
+        if answer.query is not None:
+            self._pager.ask(self, answer.query)
+        elif self._session.idle:
+            self.drained()
+
+    def offer(self, change: Change) -> None:
+        """The bus brought a whole change of this recipient."""
+        delivery = self.subscription.offered(change, self._session.has_room)
+        if delivery is not None:
+            if change.committed_at:
+                COMMIT_TO_SOCKET.observe(max(0.0, time.time() - change.committed_at / 1e6))
+            EVENTS_LIVE.inc()
+            self._session.send_message(self, delivery)
+        elif not self._session.idle and self.subscription.state is State.WAITING:
+            LAGGING.inc()
+
+    def misses(self, sweep: Sweep) -> list[tuple[int, int, int]] | None:
+        """See `Subscription.misses`; a feed that cannot follow goes to paging here."""
+        missed = self.subscription.misses(sweep)
+        if missed is None and self._session.idle:
+            self.drained()
+        return missed
+
+    def rescue(self, sweep: Sweep, changes: list[Change]) -> int:
+        """Give what the sweep found missing; how many of them were sent."""
+        if not self.open:
+            return 0
+        deliveries = self.subscription.rescued(sweep, changes, self._session.has_room)
+        EVENTS_RESCUED.inc(len(deliveries))
+        self.carry_out(Answer(deliveries))
+        return len(deliveries)
+
+    def _send(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            if delivery.replayed:
+                EVENTS_REPLAYED.inc()
+            self._session.send_message(self, delivery)

@@ -1,0 +1,173 @@
+"""The gateway: what it consists of, how it starts, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from rowbell.auth import Tokens
+from rowbell.bus import Bus
+from rowbell.errors import DatabaseUnavailable, TokenError
+from rowbell.gateway.acknowledgements import Acknowledgements
+from rowbell.gateway.attendance import Attendance
+from rowbell.gateway.feed import Feed
+from rowbell.gateway.link import Link
+from rowbell.gateway.registry import Registry
+from rowbell.gateway.replay import Pager
+from rowbell.gateway.session import RESTARTING, Session
+from rowbell.gateway.sweep import Sweeper
+from rowbell.inbox import Epoch, Inbox
+from rowbell.logs import get_logger
+from rowbell.metrics import SESSIONS
+from rowbell.notification import Change
+from rowbell.presence import Presence
+from rowbell.stomp.server import Subscribe
+
+log = get_logger("gateway")
+
+BEAT = 1.0
+"""Seconds between looks at all sessions for heart-beats: one timer for everybody."""
+STOP_WINDOW = 5.0
+"""Seconds over which the sessions of a stopping gateway are closed, so that their clients do not all come at once."""
+FLUSH_TIMEOUT = 5.0
+"""Seconds for the last acknowledgements to be written."""
+PROBE_TIMEOUT = 2.0
+"""Seconds that PostgreSQL may take to answer the readiness probe."""
+
+
+class Gateway:
+    def __init__(self, inbox: Inbox, presence: Presence, bus: Bus, tokens: Tokens) -> None:
+        self._inbox = inbox
+        self._tokens = tokens
+        self._registry = Registry()
+        self._epoch: Epoch | None = None
+        """Tracks the life of the database that everything in memory is about."""
+        self._sessions: dict[Session, asyncio.Task[Any] | None] = {}
+        """Tracks the open sessions, each with the task that serves it."""
+        self.stopping = False
+        self.acknowledgements = Acknowledgements(inbox)
+        self.attendance = Attendance(presence, self._registry)
+        self._link = Link(bus, self.attendance, self.deliver)
+        self._pager = Pager(inbox, self._epoch_seen)
+        self._sweeper = Sweeper(inbox, self._registry, self._epoch_seen, self.attendance.note)
+
+    # Life.
+
+    async def run(self, serve: asyncio.Task[None]) -> None:
+        """Run until `serve`, the web server, ends; if any part dies before, so does everything, with its error."""
+        async with asyncio.TaskGroup() as tasks:
+            parts = [
+                tasks.create_task(self._link.run(), name="link"),
+                tasks.create_task(self.attendance.run(), name="attendance"),
+                tasks.create_task(self._pager.run(self._offer), name="pager"),
+                tasks.create_task(self._sweeper.run(), name="sweeper"),
+                tasks.create_task(self.acknowledgements.run(), name="acknowledgements"),
+                tasks.create_task(self._beat(), name="beat"),
+            ]
+            await serve
+            for part in parts:
+                part.cancel()
+
+    async def stop(self) -> None:
+        """Not ready, no new sockets; presence removed; sessions closed at a pace; acknowledgements flushed."""
+        self.stopping = True
+        await self.attendance.leave()
+        sessions = list(self._sessions)
+        for session in sessions:
+            session.close(RESTARTING)
+            await asyncio.sleep(min(0.005, STOP_WINDOW / len(sessions)))
+        if serving := [task for task in self._sessions.values() if task is not None]:
+            await asyncio.wait(serving, timeout=FLUSH_TIMEOUT)
+        try:
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                await self.acknowledgements.flush()
+        except (TimeoutError, DatabaseUnavailable) as error:
+            log.warning("deliveries_not_written", reason=str(error) or "timed out")
+        log.info("gateway_stopped", sessions=len(sessions), cut=len(self._sessions))
+
+    async def ready(self) -> str | None:
+        """None if SQL answers and the bus is connected; otherwise the reason, for whoever asks."""
+        if self.stopping:
+            return "stopping"
+        if not self._link.connected:
+            return "the bus is not connected"
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await self._inbox.ping()
+        except (TimeoutError, DatabaseUnavailable) as error:
+            return f"PostgreSQL does not answer: {error or 'timed out'}"
+        return None
+
+    # Sessions and their feeds.
+
+    async def serve(self, session: Session) -> None:
+        """Serve one accepted client until it or we close."""
+        self._sessions[session] = asyncio.current_task()
+        SESSIONS.inc()
+        try:
+            await session.run()
+        finally:
+            del self._sessions[session]
+            SESSIONS.dec()
+
+    def user_of(self, known: str | None, token: str | None) -> str:
+        """Who the CONNECT frame's token, or the handshake's before it, names. TokenError if nobody, or two."""
+        if token is None:
+            if known is None:
+                raise TokenError("no token: give one as ?token= or in CONNECT as Authorization: Bearer")
+            return known
+        user = self._tokens.verify(token).user
+        if known is not None and known != user:
+            raise TokenError("the token in CONNECT names another user than the token of the handshake")
+        return user
+
+    def open_feed(self, session: Session, subscribe: Subscribe) -> Feed:
+        assert session.user is not None, "the protocol lets nobody subscribe before CONNECT"
+        feed = Feed(session, self._pager, session.user, subscribe)
+        self._registry.add(feed)
+        return feed
+
+    def close_feed(self, feed: Feed) -> None:
+        feed.open = False
+        if self._registry.remove(feed) and not self.stopping:
+            self.attendance.note(feed.recipient)
+
+    # What happens.
+
+    def deliver(self, changes: list[Change]) -> None:
+        """The bus brought these. Never waits: sockets are written by their own tasks."""
+        for change in changes:
+            if change.recipient_id not in self._registry:
+                continue
+            if change.incomplete:
+                self._pager.ask_whole(change.id)
+                continue
+            if change.deleted:
+                change = msgspec.structs.replace(change, tx=self._sweeper.snapshot.widen(change.tx & 0xFFFFFFFF))
+            self._offer(change)
+
+    def _offer(self, change: Change) -> None:
+        for feed in self._registry.of(change.recipient_id):
+            feed.offer(change)
+
+    def _epoch_seen(self, epoch: Epoch | None) -> bool:
+        """Is this the life of the database that the sessions know? If not, they are closed and begin anew."""
+        known, self._epoch = self._epoch, epoch
+        if epoch is not None and (known is None or known.id == epoch.id):
+            return True
+        log.warning("epoch_changed", sessions=len(self._sessions))
+        for session in tuple(self._sessions):
+            session.close(RESTARTING)
+        if epoch is None:
+            self._sweeper.hurry()
+        return False
+
+    async def _beat(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(BEAT)
+            now = clock()
+            for session in tuple(self._sessions):
+                session.beat(now)

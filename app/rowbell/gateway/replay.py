@@ -1,0 +1,128 @@
+"""Runs the queries that subscriptions ask for, many subscriptions to a query.
+
+Subscriptions that arrive together (a server restarted, and its clients came back) share one transaction for their
+passes and one query for their pages. A query that fails because PostgreSQL is away is run again until it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from rowbell.backoff import backoff
+from rowbell.errors import DatabaseUnavailable
+from rowbell.gateway.feed import Feed
+from rowbell.gateway.subscription import PAGE, ReadPass, ReadRows
+from rowbell.inbox import Epoch, Inbox, Passes
+from rowbell.logs import get_logger
+from rowbell.notification import Change
+from rowbell.snapshot import Snapshot
+
+log = get_logger("gateway.replay")
+
+PASSES_A_QUERY = 1000
+"""Feeds that share one pass: more would hold the transaction, and so the vacuum horizon, for long."""
+ROWS_A_QUERY = 10 * PAGE
+"""Bodies of one query, 40 KiB each at the most."""
+
+Request = TypeVar("Request")
+
+
+class Pager:
+    def __init__(self, inbox: Inbox, epoch_seen: Callable[[Epoch | None], bool]) -> None:
+        self._inbox = inbox
+        self._epoch_seen = epoch_seen
+        """Tells the gateway the epoch of a pass; False if it is not the current one and the pass means nothing."""
+        self._passes: deque[tuple[Feed, Snapshot]] = deque()
+        self._pages: deque[tuple[Feed, list[int]]] = deque()
+        self._whole: set[int] = set()
+        """Tracks the rows that replication could not give whole, to be read for everybody who follows them."""
+        self._passes_asked = asyncio.Event()
+        self._rows_asked = asyncio.Event()
+
+    def ask(self, feed: Feed, query: ReadPass | ReadRows) -> None:
+        """The result goes to the feed, if it is still open then."""
+        if isinstance(query, ReadPass):
+            self._passes.append((feed, query.floor))
+            self._passes_asked.set()
+        else:
+            self._pages.append((feed, list(query.ids)))
+            self._rows_asked.set()
+
+    async def run(self, offer: Callable[[Change], None]) -> None:
+        """Answer until cancelled; `offer` takes the rows that were asked for by `ask_whole`."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._run_passes(), name="passes")
+            tasks.create_task(self._run_rows(offer), name="rows")
+
+    def ask_whole(self, id: int) -> None:
+        """Read this row and offer it: the stream said that it changed, but not all of what it is."""
+        self._whole.add(id)
+        self._rows_asked.set()
+
+    async def _run_passes(self) -> None:
+        while True:
+            await self._passes_asked.wait()
+            asked = _take(self._passes, PASSES_A_QUERY)
+            if not self._passes:
+                self._passes_asked.clear()
+            if asked:
+                await self._answer_passes(asked)
+
+    async def _answer_passes(self, asked: list[tuple[Feed, Snapshot]]) -> None:
+        passes = await self._until_answered(asked)
+        if not self._epoch_seen(passes.epoch):
+            return  # every session is being closed
+        for (feed, _), found in zip(asked, passes.found, strict=True):
+            if feed.open:
+                feed.carry_out(feed.subscription.passed(passes.first, found.ids, found.deleted))
+                await asyncio.sleep(0)  # a storm of joins must not keep live changes waiting
+
+    async def _until_answered(self, asked: list[tuple[Feed, Snapshot]]) -> Passes:
+        requests = [(feed.recipient, floor) for feed, floor in asked]
+        for delay in backoff():
+            try:
+                return await self._inbox.take_pass(requests)
+            except DatabaseUnavailable as error:
+                log.warning("pass_failed", subscriptions=len(asked), reason=str(error))
+                await asyncio.sleep(delay)
+        raise AssertionError("the delays never end")
+
+    async def _run_rows(self, offer: Callable[[Change], None]) -> None:
+        while True:
+            await self._rows_asked.wait()
+            pages = _take(self._pages, ROWS_A_QUERY // PAGE)
+            whole = frozenset(self._whole)
+            self._whole -= whole
+            if not self._pages:
+                self._rows_asked.clear()
+            if not pages and not whole:
+                continue
+            rows = await self._read_rows(whole.union(*(ids for _, ids in pages)))
+            for id in whole & rows.keys():
+                offer(rows[id])
+            for feed, ids in pages:
+                if feed.open:
+                    feed.carry_out(feed.subscription.paged([rows[id] for id in ids if id in rows]))
+                    await asyncio.sleep(0)
+
+    async def _read_rows(self, ids: frozenset[int]) -> dict[int, Change]:
+        for delay in backoff():
+            try:
+                return {row.id: row for row in await self._inbox.rows(ids)}
+            except DatabaseUnavailable as error:
+                log.warning("rows_failed", rows=len(ids), reason=str(error))
+                await asyncio.sleep(delay)
+        raise AssertionError("the delays never end")
+
+
+def _take(queue: deque[tuple[Feed, Request]], most: int) -> list[tuple[Feed, Request]]:
+    """The oldest requests of feeds that are still open."""
+    taken: list[tuple[Feed, Request]] = []
+    while queue and len(taken) < most:
+        feed, request = queue.popleft()
+        if feed.open:
+            taken.append((feed, request))
+    return taken

@@ -1,0 +1,91 @@
+"""Runs a gateway's web server: uvicorn, with a stop that closes the sessions at a pace before uvicorn does at once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import FrameType
+
+import uvicorn
+
+from rowbell.errors import SettingsError
+from rowbell.gateway.gateway import Gateway
+from rowbell.gateway.web import Web
+
+BACKLOG = 4096
+"""Connections the kernel holds until they are accepted: a restarted gateway meets all its clients at once."""
+MAX_MESSAGE = 64 * 1024
+"""Bytes of one incoming WebSocket message: Spring's clients stop there, and none has reason to send more."""
+
+
+class GatewayServer(uvicorn.Server):
+    """The first SIGTERM or SIGINT stops the gateway, then the server; a second one cuts it short."""
+
+    def __init__(self, gateway: Gateway, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._loop = asyncio.get_running_loop()
+        self._stop: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A signal handler runs between any two instructions: let the loop do it.
+        self._loop.call_soon_threadsafe(self._asked_to_stop, sig, frame)
+
+    def _asked_to_stop(self, sig: int, frame: FrameType | None) -> None:
+        if self._stop is None:
+            self._stop = self._loop.create_task(self._stop_gateway(), name="stop")
+        else:
+            super().handle_exit(sig, frame)
+
+    async def _stop_gateway(self) -> None:
+        try:
+            await self._gateway.stop()
+        finally:
+            self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. SettingsError if the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. "
+            "Stop what uses the port, or set ROWBELL_HOST and ROWBELL_PORT."
+        ) from None
+    # Accepted sockets inherit these: a client that vanished without a word, and has no heart-beats, is found too.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", 60),
+        ("TCP_KEEPINTVL", 15),
+        ("TCP_KEEPCNT", 4),
+        ("TCP_USER_TIMEOUT", 60_000),
+    ):
+        if hasattr(socket, option):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return listener
+
+
+async def serve(gateway: Gateway, listener: socket.socket) -> None:
+    """Serve until a signal stops it, or a part of the gateway fails."""
+    config = uvicorn.Config(
+        Web(gateway),
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,  # 20 KiB a connection instead of 60
+        ws_ping_interval=None,  # STOMP's heart-beats, and TCP keep-alive where a client has none
+        lifespan="off",
+        access_log=False,  # its lines would show the query, and so the token
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = GatewayServer(gateway, config)
+    web = asyncio.create_task(server.serve(sockets=[listener]), name="web")
+    try:
+        await gateway.run(web)
+    finally:
+        server.should_exit = True
+        await asyncio.wait([web])

@@ -1,0 +1,264 @@
+"""One client: a WebSocket, the STOMP connection over it, its subscriptions, and one bounded queue to the socket.
+
+What others call (`send_message`, `close`) never waits: frames go into the queue, and a writer task, which exists only
+while the queue is not empty, takes them to the socket. A client that reads slowly parks its own writer, nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from rowbell.auth import bearer
+from rowbell.errors import TokenError
+from rowbell.gateway.feed import Feed
+from rowbell.gateway.subscription import Delivery
+from rowbell.logs import get_logger
+from rowbell.notification import with_event
+from rowbell.stomp import server as stomp
+
+if TYPE_CHECKING:
+    from rowbell.gateway.gateway import Gateway
+
+log = get_logger("gateway.session")
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+NOTIFICATIONS = "/user/queue/notifications"
+"""The destination of a user's own notifications; whose they are is the token's business alone."""
+
+QUEUE_FRAMES = 1000
+QUEUE_CHARACTERS = 1 << 20
+"""Bounds of what waits for one socket: beyond either a subscription goes back to reading from SQL."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds until a connection must have sent CONNECT."""
+CLOSE_TIMEOUT = 5.0
+"""Seconds for the queue to reach a client that is being closed."""
+
+NO_DELIVERY = 0
+"""Instead of a notification's id: this frame hands out nothing that `notification_delivery` should know of."""
+
+NORMAL, PROTOCOL_ERROR, POLICY_VIOLATION, RESTARTING = 1000, 1002, 1008, 1012
+"""WebSocket close codes: RFC 6455, section 7.4.1, and the IANA registry."""
+
+
+class Session:
+    def __init__(
+        self, gateway: Gateway, subprotocol: str | None, user: str | None, receive: Receive, send: Send
+    ) -> None:
+        self._gateway = gateway
+        self._receive = receive
+        self._send = send
+        self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol)
+        self._feeds: dict[str, Feed] = {}
+        """Tracks subscription id → feed."""
+        self._queue: deque[tuple[str, int]] = deque()
+        """Tracks frames on their way to the socket, each with the id of what it delivers by being written."""
+        self._queued = 0
+        """Tracks the characters in the queue."""
+        self._writer: asyncio.Task[None] | None = None
+        self._closing: int | None = None
+        """Tracks the close code, once the session is to end: nothing is queued any more."""
+        self._task: asyncio.Task[Any] | None = None
+        now = asyncio.get_running_loop().time()
+        self._opened_at = self._received_at = self._sent_at = now
+        self.user = user
+        """Who the token says it is; None until CONNECT if the handshake had no token."""
+        self._greeted = False
+
+    # What others call.
+
+    @property
+    def idle(self) -> bool:
+        """Is everything written?"""
+        return self._writer is None and not self._queue
+
+    def has_room(self) -> bool:
+        return len(self._queue) < QUEUE_FRAMES and self._queued < QUEUE_CHARACTERS
+
+    def send_message(self, feed: Feed, delivery: Delivery) -> None:
+        if self._closing is not None:
+            return
+        event, change, replayed = delivery
+        headers = f"event:{event}\nnotification-id:{change.id}\n"
+        if event != "deleted":
+            headers += f"version:{change.version}\n"
+        if replayed:
+            headers += "replayed:true\n"
+        delivers = change.id if event == "created" else NO_DELIVERY
+        frame = self._stomp.message(feed.id, headers, with_event(event, change), delivers)
+        self._enqueue(frame, delivers if feed.auto else NO_DELIVERY)
+
+    def send_receipt(self, receipt: str | None) -> None:
+        if receipt is not None and self._closing is None:
+            self._enqueue(self._stomp.receipt(receipt))
+
+    def close(self, code: int) -> None:
+        """Write what is queued, then close; within CLOSE_TIMEOUT."""
+        if self._closing is not None:
+            return
+        self._closing = code
+        self._start_writer()
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut)
+
+    def beat(self, now: float) -> None:
+        """Called every second or so: heart-beats in both directions, and the time to CONNECT."""
+        if not self._greeted:
+            if now - self._opened_at > CONNECT_TIMEOUT:
+                self._fail(f"no CONNECT within {CONNECT_TIMEOUT:.0f} seconds", code=POLICY_VIOLATION)
+        elif self._stomp.receive_timeout is not None and now - self._received_at > self._stomp.receive_timeout:
+            log.info("client_vanished", silent=round(now - self._received_at))
+            self._fail("no heart-beat from the client")
+        elif self._stomp.send_interval is not None and now - self._sent_at > self._stomp.send_interval and self.idle:
+            self._enqueue(stomp.HEART_BEAT)
+
+    # Receiving.
+
+    async def run(self) -> None:
+        """Serve the client until either side closes."""
+        self._task = asyncio.current_task()
+        try:
+            while (message := await self._receive())["type"] == "websocket.receive":
+                self._received_at = asyncio.get_running_loop().time()
+                self._stomp.receive_data(message.get("text") or message.get("bytes") or "")
+                while self._closing is None and (event := self._stomp.next_event()) is not None:
+                    await self._handle(event)
+        except asyncio.CancelledError:
+            if self._closing is None:
+                raise
+        finally:
+            self._end()
+
+    async def _handle(self, event: stomp.Event) -> None:
+        match event:
+            case stomp.Connect():
+                self._connect(event)
+            case stomp.Subscribe():
+                await self._subscribe(event)
+            case stomp.Unsubscribe():
+                self._unsubscribe(event)
+            case stomp.Ack():
+                self._acknowledge(event)
+            case stomp.Nack():
+                # What a client refuses stays unread and undelivered: there is nothing to write.
+                self.send_receipt(event.receipt)
+            case stomp.Disconnect():
+                await self._disconnect(event)
+            case stomp.Send():
+                self._fail(f"nothing can be sent to {event.destination}", receipt=event.receipt)
+            case stomp.Invalid():
+                self._fail(event.message, event.body, event.receipt)
+
+    def _connect(self, event: stomp.Connect) -> None:
+        try:
+            self.user = self._gateway.user_of(self.user, _token(event.headers))
+        except TokenError as error:
+            self._fail(str(error), code=POLICY_VIOLATION)
+            return
+        self._greeted = True
+        self._enqueue(self._stomp.connected(self.user))
+
+    async def _subscribe(self, event: stomp.Subscribe) -> None:
+        assert self.user is not None, "the protocol lets nobody subscribe before CONNECT"
+        if event.destination != NOTIFICATIONS:
+            self._fail(
+                f"there is no destination {event.destination}",
+                f"Subscribe to {NOTIFICATIONS}: it gives the notifications of the user whom the token names.",
+                event.receipt,
+            )
+            return
+        feed = self._feeds[event.id] = self._gateway.open_feed(self, event)
+        await self._gateway.attendance.known(self.user)
+        if self.idle:
+            feed.drained()
+
+    def _unsubscribe(self, event: stomp.Unsubscribe) -> None:
+        if feed := self._feeds.pop(event.id, None):
+            self._gateway.close_feed(feed)
+        self.send_receipt(event.receipt)
+
+    def _acknowledge(self, event: stomp.Ack) -> None:
+        assert self.user is not None
+        for id in event.tokens:
+            if isinstance(id, int) and id != NO_DELIVERY:
+                self._gateway.acknowledgements.add(id, self.user)
+        if event.receipt is not None:
+            receipt = event.receipt
+            written = self._gateway.acknowledgements.written()
+            written.add_done_callback(lambda _: self.send_receipt(receipt))
+
+    async def _disconnect(self, event: stomp.Disconnect) -> None:
+        if event.receipt is not None:
+            # The receipt says that everything before it stands: acknowledgements, too.
+            await asyncio.wait([self._gateway.acknowledgements.written()], timeout=CLOSE_TIMEOUT)
+        self.send_receipt(event.receipt)
+        self.close(NORMAL)
+
+    def _fail(self, message: str, body: str = "", receipt: str | None = None, code: int = PROTOCOL_ERROR) -> None:
+        """ERROR, then close with a real code: the close is what makes clients reconnect."""
+        self._enqueue(self._stomp.error(message, body, receipt))
+        self.close(code)
+
+    # Sending.
+
+    def _enqueue(self, frame: str, delivers: int = NO_DELIVERY) -> None:
+        if self._closing is None:
+            self._queue.append((frame, delivers))
+            self._queued += len(frame)
+            self._start_writer()
+
+    def _start_writer(self) -> None:
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            await self._write_queue()
+            if self._closing is not None:
+                await self._send({"type": "websocket.close", "code": self._closing, "reason": ""})
+        except OSError:
+            self._queue.clear()  # the client is gone; `run` hears of it too
+        finally:
+            self._writer = None
+        if self._closing is None:
+            for feed in tuple(self._feeds.values()):
+                feed.drained()
+
+    async def _write_queue(self) -> None:
+        user, acknowledgements = self.user, self._gateway.acknowledgements
+        while self._queue:
+            frame, delivers = self._queue[0]
+            await self._send({"type": "websocket.send", "text": frame})
+            self._queue.popleft()
+            self._queued -= len(frame)
+            if delivers != NO_DELIVERY and user is not None:
+                acknowledgements.add(delivers, user)
+        self._sent_at = asyncio.get_running_loop().time()
+
+    # Ending.
+
+    def _cut(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    def _end(self) -> None:
+        self._closing = self._closing or NORMAL
+        for feed in self._feeds.values():
+            self._gateway.close_feed(feed)
+        self._feeds.clear()
+        if self._writer is not None:
+            self._writer.cancel()
+        self._queue.clear()
+
+
+def _token(headers: Mapping[str, str]) -> str | None:
+    """The token of a CONNECT frame: the header `Authorization: Bearer`, however it is capitalised."""
+    for name, value in headers.items():
+        if name.lower() == "authorization":
+            return bearer(value)
+    return None

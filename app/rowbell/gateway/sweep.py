@@ -1,0 +1,115 @@
+"""Every two seconds: what changed in the table since, and has every subscriber been sent it?
+
+Whatever was lost anywhere between the commit and this gateway is found here and delivered, and a transaction that was
+open for an hour appears when it commits. The keys that one sweep finds are offered one sweep later, so that what is
+merely on its way still arrives by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+
+from rowbell.backoff import backoff
+from rowbell.errors import DatabaseUnavailable
+from rowbell.gateway.feed import Feed
+from rowbell.gateway.registry import Registry
+from rowbell.gateway.subscription import Sweep
+from rowbell.inbox import Epoch, Inbox, Tick
+from rowbell.logs import get_logger
+from rowbell.notification import DELETED, Change
+from rowbell.snapshot import EMPTY, Snapshot
+
+log = get_logger("gateway.sweep")
+
+INTERVAL = 2.0
+"""Seconds between sweeps: what is lost arrives within two of them."""
+
+
+class Sweeper:
+    def __init__(
+        self,
+        inbox: Inbox,
+        registry: Registry,
+        epoch_seen: Callable[[Epoch | None], bool],
+        rescued: Callable[[str], None],
+    ) -> None:
+        self._inbox = inbox
+        self._registry = registry
+        self._epoch_seen = epoch_seen
+        """Tells the gateway the epoch of a sweep; False if it is not the current one."""
+        self._rescued = rescued
+        """Called with each recipient whose row only the sweep brought."""
+        self._previous: Snapshot | None = None
+        self._found: Sweep | None = None
+        """Tracks what the last sweep found, until it has been offered."""
+        self._at_once = asyncio.Event()
+        self.snapshot = EMPTY
+        """The newest snapshot: what replicated 32-bit transaction ids are widened against."""
+
+    async def run(self) -> None:
+        """Sweep until cancelled; while PostgreSQL is away, try again."""
+        delays = backoff(cap=INTERVAL)
+        while True:
+            try:
+                await self.sweep()
+            except DatabaseUnavailable as error:
+                log.warning("sweep_failed", reason=str(error))
+                await asyncio.sleep(next(delays))
+            else:
+                delays = backoff(cap=INTERVAL)
+                await self._wait()
+
+    def hurry(self) -> None:
+        """Do not wait for the next interval."""
+        self._at_once.set()
+
+    async def _wait(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INTERVAL):
+                await self._at_once.wait()
+        self._at_once.clear()
+
+    async def sweep(self) -> None:
+        """Offer what the sweep before found, then look again. Interrupted anywhere, it can be run again."""
+        if self._found is not None:
+            await self._offer(self._found)
+            self._found = None
+        tick = await self._inbox.tick(self._previous, self._registry.recipients)
+        if tick.epoch is None:
+            log.warning("epoch_ended", reason="PostgreSQL crashed, failed over or was restored")
+            await self._inbox.new_epoch()
+            self._previous = None
+            tick = await self._inbox.tick(None, self._registry.recipients)
+        if not self._epoch_seen(tick.epoch):
+            self._previous = None
+        if self._previous is not None:
+            self._found = _by_recipient(self._previous, tick)
+        self._previous = self.snapshot = tick.snapshot
+
+    async def _offer(self, sweep: Sweep) -> None:
+        missing = [(feed, missed) for feed in self._registry if (missed := feed.misses(sweep)) is not None]
+        wanted = {id for _, missed in missing for id, version, _ in missed if version != DELETED}
+        rows = {row.id: row for row in await self._inbox.rows(wanted)} if wanted else {}
+        for feed, missed in missing:
+            self._rescue(feed, sweep, missed, rows)
+
+    def _rescue(self, feed: Feed, sweep: Sweep, missed: list[tuple[int, int, int]], rows: dict[int, Change]) -> None:
+        changes = [
+            Change(id, feed.recipient, DELETED, 0, tx) if version == DELETED else rows[id]
+            for id, version, tx in missed
+            if version == DELETED or id in rows  # one that is gone by now has a tombstone in a later sweep
+        ]
+        if sent := feed.rescue(sweep, changes):
+            log.info("rescued", recipient=feed.recipient, changes=sent)
+            self._rescued(feed.recipient)
+
+
+def _by_recipient(previous: Snapshot, tick: Tick) -> Sweep:
+    keys: defaultdict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for key in tick.keys:
+        if key.recipient_id in tick.recipients:
+            keys[key.recipient_id].append((key.id, key.version, key.tx))
+    return Sweep(previous, tick.snapshot, tick.recipients, keys)
