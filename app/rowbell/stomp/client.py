@@ -1,0 +1,154 @@
+"""One STOMP connection, seen from the client, without I/O.
+
+Put in what the socket gives (`receive_data`), take out events (`next_event`), and send what the other methods
+return, each as one WebSocket text message. Any server will do. A server that breaks the protocol raises
+ProtocolError in `next_event`; one that refuses something sends ERROR, which is an event, and the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rowbell.stomp.errors import LocalProtocolError, ProtocolError
+from rowbell.stomp.events import AckMode, ClientEvent, Connected, Error, Message, Receipt
+from rowbell.stomp.frames import Frame, Parser, encode
+from rowbell.stomp.headers import VERSIONS
+from rowbell.stomp.negotiation import HEART_BEAT, agree_on_beats, parse_beats
+
+__all__ = ["HEART_BEAT", "AckMode", "Client", "ClientEvent", "Connected", "Error", "Message", "Receipt"]
+
+MESSAGE_LIMIT = 16 * 1024 * 1024
+"""Octets of a frame from the server. A guard against a server gone mad, not against large notifications."""
+
+Headers = Mapping[str, str]
+
+_NONE: Headers = {}
+
+
+class Client:
+    """The client's side of one connection.
+
+    `versions` are those to accept, `beat` is how often we can send and how often we want to hear, in milliseconds.
+    """
+
+    def __init__(self, *, versions: Iterable[str] = VERSIONS, beat: tuple[int, int] = (10_000, 10_000)) -> None:
+        self.version = "1.0"
+        """What is spoken, from the event Connected on."""
+        self.send_interval: float | None = None
+        """Write HEART_BEAT after so many seconds in which nothing was sent; None: never."""
+        self.receive_timeout: float | None = None
+        """The server is gone after so many seconds in which nothing came; None: it has promised no beats."""
+
+        self._versions = tuple(versions)
+        self._beat = beat
+        self._parser = Parser(MESSAGE_LIMIT)
+
+    # ---- Sending ----
+
+    def connect(self, headers: Headers = _NONE) -> str:
+        """The first frame, with `headers` beside the protocol's own: `{"Authorization": "Bearer ..."}`."""
+        can_send, want = self._beat
+        own = {
+            "accept-version": ",".join(self._versions),
+            # 1.1 and 1.2 require it, for virtual hosts; a WebSocket handshake has said it already.
+            "host": "/",
+            "heart-beat": f"{can_send},{want}",
+        }
+        return encode("CONNECT", {**own, **headers}.items())
+
+    def subscribe(
+        self, destination: str, *, id: str, ack: AckMode = "auto", headers: Headers = _NONE, receipt: str | None = None
+    ) -> str:
+        """Messages come as soon as the server likes; that none is missed from here on is what the receipt says."""
+        own = {"id": id, "destination": destination, "ack": ack}
+        return self._frame("SUBSCRIBE", {**own, **headers}, receipt)
+
+    def unsubscribe(self, id: str, *, receipt: str | None = None) -> str:
+        return self._frame("UNSUBSCRIBE", {"id": id}, receipt)
+
+    def ack(self, message: Message, *, receipt: str | None = None) -> str:
+        """In mode `client` it acknowledges all messages of the subscription before this one, too."""
+        return self._frame("ACK", self._reference(message), receipt)
+
+    def nack(self, message: Message, *, receipt: str | None = None) -> str:
+        """This message was not consumed."""
+        return self._frame("NACK", self._reference(message), receipt)
+
+    def send(self, destination: str, body: str = "", *, headers: Headers = _NONE, receipt: str | None = None) -> str:
+        return self._frame("SEND", {"destination": destination, **headers}, receipt, body)
+
+    def disconnect(self, *, receipt: str | None = None) -> str:
+        """The last frame. Close the socket when its receipt has come, or at once if none was asked for."""
+        return self._frame("DISCONNECT", {}, receipt)
+
+    # ---- Receiving ----
+
+    def receive_data(self, data: str | bytes) -> None:
+        """Take what the socket gave, cut anywhere."""
+        self._parser.feed(data)
+
+    def next_event(self) -> ClientEvent | None:
+        """The next thing that the server said, or None. ProtocolError if it makes no sense."""
+        frame = self._parser.next_frame()
+        if frame is None:
+            return None
+        # By far the most frequent first.
+        if frame.command == "MESSAGE":
+            return _message(frame)
+        headers = frame.headers
+        match frame.command:
+            case "RECEIPT":
+                return Receipt(_required(frame, "receipt-id"))
+            case "ERROR":
+                return Error(headers.get("message", ""), headers, frame.body)
+            case "CONNECTED":
+                return self._connected(headers)
+        raise ProtocolError("The command is unknown", f"{frame.command[:40]!r} is not a command of STOMP servers.")
+
+    # ---- Private ----
+
+    def _frame(self, command: str, headers: dict[str, str], receipt: str | None, body: str = "") -> str:
+        if receipt is not None:
+            headers["receipt"] = receipt
+        return encode(command, headers.items(), body, self.version)
+
+    def _reference(self, message: Message) -> dict[str, str]:
+        """How an ACK names its message, by version."""
+        if self.version != "1.2":
+            named = {"subscription": message.subscription} if message.subscription else {}
+            return {"message-id": message.id, **named}
+        if not message.ack:
+            raise LocalProtocolError(f"The message {message.id!r} has no ack header: it needs no acknowledgement.")
+        return {"id": message.ack}
+
+    def _connected(self, headers: Headers) -> Connected:
+        version = headers.get("version", "1.0")
+        if version not in self._versions:
+            raise ProtocolError(
+                "The server chose a version that was not offered",
+                f"It is {version!r}, not {', '.join(self._versions)}.",
+            )
+        self.version = self._parser.version = version
+        if version != "1.0":
+            theirs = parse_beats(headers.get("heart-beat", "0,0"))
+            self.send_interval, self.receive_timeout = agree_on_beats(self._beat, theirs)
+        return Connected(version, headers)
+
+
+def _message(frame: Frame) -> Message:
+    headers = frame.headers
+    return Message(
+        _required(frame, "message-id"),
+        headers.get("subscription", ""),
+        headers.get("destination", ""),
+        headers.get("ack", ""),
+        headers,
+        frame.body,
+    )
+
+
+def _required(frame: Frame, name: str) -> str:
+    value = frame.headers.get(name)
+    if value is None:
+        raise ProtocolError(f"{frame.command} has no header {name}")
+    return value

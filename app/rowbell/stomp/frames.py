@@ -1,0 +1,207 @@
+"""The codec: octets to frames and back.
+
+    COMMAND
+    name:value
+
+    body^@
+
+WebSocket clients send one frame in several messages, several in one, as text or as binary, cut anywhere, so
+the parser takes a stream. It works on octets, because `content-length` counts octets and a cut may fall inside
+a character; only heads are decoded. It looks for ends with `find` and cuts with `partition`, and remembers how
+far it has looked, so a frame that comes octet by octet costs no more than once over it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from rowbell.stomp.errors import ProtocolError
+from rowbell.stomp.headers import encode_head, no_blank_line, parse_head
+
+FRAME_LIMIT = 64 * 1024
+"""Octets from the command to the NUL. Spring's clients and servers stop there too; acknowledgements, the bulk
+of what clients send, have 60."""
+
+FIRST_FRAME_LIMIT = 16 * 1024
+"""Octets of the frame that has not yet said who sends it. A token has 1 to 8 KiB."""
+
+_NUL, _A, _Z = 0, ord("A"), ord("Z")
+_LENGTH = re.compile(r"[0-9]{1,10}")
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One frame as it came. Of a header that was repeated, `headers` has the first value."""
+
+    command: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+class Parser:
+    """Frames out of a stream of octets, one at a time.
+
+    After a ProtocolError the stream makes no sense any more: do not go on.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        """Octets a frame may have. May be changed between frames, as may `version`."""
+        self.version = "1.0"
+        """Which escapes the next head has; 1.0 has none."""
+
+        # Tracks what was received, where in it the next thing to read begins, and up to where it holds no end of
+        # that. A whole message stays the octets it was; only a cut frame is gathered in a bytearray.
+        self._buffer: bytes | bytearray = b""
+        self._position = 0
+        self._searched = 0
+
+        # Tracks the frame whose head has been read and whose body has not: the size of the head in octets, and the
+        # content-length. Without a command a head is what comes next.
+        self._command = ""
+        self._headers: dict[str, str] = {}
+        self._head_size = 0
+        self._length: int | None = None
+
+    def feed(self, data: str | bytes) -> None:
+        """Take what came, cut anywhere."""
+        if isinstance(data, str):
+            # A lone surrogate, which no WebSocket delivers, becomes octets that are not UTF-8: the peer's fault.
+            data = data.encode("utf-8", "surrogatepass")
+        if self._position == len(self._buffer):
+            self._buffer = data
+        else:
+            if isinstance(self._buffer, bytes):
+                self._buffer = bytearray(self._buffer)
+            del self._buffer[: self._position]
+            self._buffer += data
+        self._searched -= self._position
+        self._position = 0
+
+    def clear(self) -> None:
+        """Throw away what came and was not parsed."""
+        self._buffer = b""
+        self._position = self._searched = 0
+        self._command = ""
+
+    def next_frame(self) -> Frame | None:
+        """The next whole frame, or None if it has not all come. ProtocolError if it never will."""
+        if not self._command and not self._read_head():
+            return None
+        end = self._find_end() if self._length is None else self._check_end(self._length)
+        if end is None:
+            return None
+        frame = Frame(self._command, self._headers, bytes(self._buffer[self._position : end]))
+        self._command = ""
+        self._position = self._searched = end + 1
+        return frame
+
+    def _read_head(self) -> bool:
+        buffer = self._buffer
+        start = self._position
+        if start == len(buffer) or (not _A <= buffer[start] <= _Z and not self._skip_line_ends()):
+            return False
+        start = self._position
+        end = buffer.find(b"\n\n", self._searched)
+        crlf = buffer.find(b"\n\r\n", self._searched, end if end >= 0 else len(buffer))
+        if end < 0 and crlf < 0:
+            self._await_head()
+            return False
+        end, body = (end, end + 2) if crlf < 0 else (crlf, crlf + 3)
+        self._command, self._headers = parse_head(_text(buffer[start:end]), self.version)
+        self._head_size = body - start
+        self._position = self._searched = body
+        length = self._headers.get("content-length")
+        self._length = None if length is None else self._announced(length)
+        return True
+
+    def _skip_line_ends(self) -> bool:
+        """Is there anything behind the heart-beats?
+
+        "The NULL octet can be optionally followed by multiple EOLs": LF or CRLF, any number. A carriage return
+        passes even alone: whether a line feed follows may not be known yet.
+        """
+        rest = self._buffer[self._position :].lstrip(b"\r\n")
+        self._position = self._searched = len(self._buffer) - len(rest)
+        if rest and not _A <= rest[0] <= _Z:
+            # Told at once: who speaks JSON here would otherwise wait for an answer until it is cut off.
+            raise ProtocolError(
+                "This is not a STOMP frame",
+                f"It begins with {bytes(rest[:20])!r}; a frame begins with a command in capitals, such as CONNECT.",
+            )
+        return bool(rest)
+
+    def _await_head(self) -> None:
+        if self._buffer.find(_NUL, self._searched) >= 0:
+            raise no_blank_line()
+        if len(self._buffer) - self._position >= self.limit:
+            raise self._too_large()
+        # The two octets at the end may be the beginning of a blank line.
+        self._searched = max(self._position, len(self._buffer) - 2)
+
+    def _announced(self, value: str) -> int:
+        # Not int() alone: it takes "+5", " 5", "1_0" and the digits of other scripts.
+        if not _LENGTH.fullmatch(value):
+            raise self._error(
+                "The content-length header is malformed",
+                f"content-length is {value[:40]!r}; it must be the number of octets in the body, 1 to 10 digits.",
+            )
+        length = int(value)
+        if self._head_size + length >= self.limit:
+            raise self._too_large()
+        return length
+
+    def _find_end(self) -> int | None:
+        """Where a body without content-length ends: at the first NUL."""
+        end = self._buffer.find(_NUL, self._searched)
+        self._searched = end if end >= 0 else len(self._buffer)
+        if self._head_size + self._searched - self._position >= self.limit:
+            raise self._too_large()
+        return end if end >= 0 else None
+
+    def _check_end(self, length: int) -> int | None:
+        # "This number of octets MUST be read, regardless of whether or not there are NULL octets in the body. The
+        # frame still needs to be terminated with a NULL octet."
+        end = self._position + length
+        if len(self._buffer) <= end:
+            return None
+        if self._buffer[end] != _NUL:
+            raise self._error(
+                "The content-length header does not match the body",
+                f"content-length is {length}, but no NUL follows {length} octets of body. Count octets of UTF-8, not "
+                "characters, or leave the header out.",
+            )
+        return end
+
+    def _too_large(self) -> ProtocolError:
+        return self._error(f"The frame is larger than {self.limit} octets")
+
+    def _error(self, message: str, detail: str = "") -> ProtocolError:
+        return ProtocolError(message, detail, self._headers.get("receipt") if self._command else None)
+
+
+def encode(command: str, headers: Iterable[tuple[str, str]], body: str = "", version: str = "1.2") -> str:
+    """The whole frame as text, NUL included, with a content-length if it has a body.
+
+    LocalProtocolError for a header that this version cannot carry.
+    """
+    head = encode_head(command, headers, version)
+    length = f"content-length:{octets(body)}\n" if body else ""
+    return f"{head}{length}\n{body}\0"
+
+
+def octets(body: str) -> int:
+    """For content-length. Most bodies are ASCII, of which Python knows without looking."""
+    return len(body) if body.isascii() else len(body.encode())
+
+
+def _text(head: bytes | bytearray) -> str:
+    try:
+        return head.decode()
+    except UnicodeDecodeError as error:
+        raise ProtocolError(
+            "The headers are not UTF-8",
+            f"The octet at offset {error.start} of the frame is {head[error.start]:#04x}: {error.reason}.",
+        ) from None

@@ -1,0 +1,385 @@
+"""One STOMP connection, seen from the server, without I/O.
+
+Put in what the socket gives (`receive_data`), take out events (`next_event`), and write to the socket what the
+other methods return: each returns one whole frame, to be sent as one WebSocket text message of its own, because
+old clients can neither put a frame together nor take two from one message.
+
+Nothing that the peer does raises. Once it has broken the protocol the next event is `Invalid`, and the last.
+
+    AWAITING_CONNECT ──CONNECT──► CONNECTING ──connected()──► CONNECTED ──DISCONNECT──► DISCONNECTING
+      │ the peer breaks the protocol                            │ the peer breaks the protocol
+      └──────────────────────────► INVALID ◄────────────────────┘
+    any ──error()──► CLOSED
+
+What a client may send in which state, and what becomes of it, is the table `_TRANSITIONS` at the end of this
+file: (state, command) to (handler, next state). A command that it does not have is refused.
+
+Frames are parsed one at a time, when they are asked for, because the meaning of one depends on the one before:
+a SUBSCRIBE that came in the same message as CONNECT has the escapes of the version that CONNECT agrees on. In
+CONNECTING it is the application's turn (whose is the token?), and there are no events until it has called
+`connected()`. In DISCONNECTING, INVALID and CLOSED there are none any more: what still comes is thrown away,
+and the subscriptions are gone, so that no message can follow an ERROR.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import NoReturn
+
+from rowbell.stomp.errors import LocalProtocolError, ProtocolError
+from rowbell.stomp.events import (
+    Ack,
+    AckMode,
+    Connect,
+    Disconnect,
+    Invalid,
+    Nack,
+    Send,
+    ServerEvent,
+    Subscribe,
+    Unsubscribe,
+)
+from rowbell.stomp.frames import FIRST_FRAME_LIMIT, FRAME_LIMIT, Frame, Parser, encode, octets
+from rowbell.stomp.negotiation import (
+    HEART_BEAT,
+    NO_BEATS,
+    agree_on_beats,
+    agree_on_version,
+    choose_subprotocol,
+    parse_beats,
+)
+from rowbell.stomp.subscription import Subscription, message_prefix
+
+__all__ = [
+    "HEART_BEAT",
+    "Ack",
+    "AckMode",
+    "Connect",
+    "Connection",
+    "Disconnect",
+    "Event",
+    "Invalid",
+    "Nack",
+    "Send",
+    "State",
+    "Subscribe",
+    "Unsubscribe",
+    "choose_subprotocol",
+]
+
+Event = ServerEvent
+
+_ACK_MODES: dict[str, AckMode] = {"auto": "auto", "client": "client", "client-individual": "client-individual"}
+
+_SESSION = re.compile(r"[A-Za-z0-9_-]+")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+# Clients read colons and backslashes in different ways, and one that is not connected has no version to read them
+# by. Spaces inside stay: this one header is for people.
+_UNSAFE_IN_MESSAGE = re.compile(r"[\x00-\x20\x7f:\\]+")
+
+
+class State(Enum):
+    """What has happened so far: see the picture at the top of this file."""
+
+    AWAITING_CONNECT = auto()
+    CONNECTING = auto()
+    CONNECTED = auto()
+    DISCONNECTING = auto()
+    INVALID = auto()
+    CLOSED = auto()
+
+
+class Connection:
+    """The server's side of one connection.
+
+    `session` names it, in letters, digits, - and _, and is never used again: message ids begin with it.
+    `subprotocol` is what the WebSocket handshake chose. `beat` is how often we can send and how often we want to
+    hear, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        session: str,
+        *,
+        subprotocol: str | None = None,
+        server: str = "rowbell",
+        beat: tuple[int, int] = (10_000, 10_000),
+    ) -> None:
+        if not _SESSION.fullmatch(session):
+            raise LocalProtocolError(f"The session {session!r} must consist of letters, digits, - and _.")
+        self.version = "1.0"
+        """What is spoken, from the event Connect on."""
+        self.send_interval: float | None = None
+        """Write HEART_BEAT after so many seconds in which nothing was sent; None: never."""
+        self.receive_timeout: float | None = None
+        """The client is gone after so many seconds in which nothing came; None: it has promised no beats."""
+
+        self._session = session
+        self._subprotocol = subprotocol
+        self._server = server
+        self._beat = beat
+        self._state = State.AWAITING_CONNECT
+        self._parser = Parser(FIRST_FRAME_LIMIT)
+
+        # Tracks what the client is subscribed to, by id. Empty whenever no message may be sent.
+        self._subscriptions: dict[str, Subscription] = {}
+        # Tracks the number of the message that was sent last.
+        self._number = 0
+        # Tracks what ERROR must say beside the error.
+        self._error_headers: tuple[tuple[str, str], ...] = ()
+
+    # ---- Receiving ----
+
+    def receive_data(self, data: str | bytes) -> None:
+        """Take what the socket gave, cut anywhere. All of it counts as a sign of life."""
+        if self._state in _RECEIVING:
+            self._parser.feed(data)
+
+    def next_event(self) -> Event | None:
+        """The next thing that the client did; None if more must be received first, or `connected()` called."""
+        if self._state not in _PARSING:
+            return None
+        try:
+            frame = self._parser.next_frame()
+            return None if frame is None else self._handle(frame)
+        except ProtocolError as error:
+            self._error_headers = error.headers
+            self._state = State.INVALID
+            self._forget()
+            return Invalid(error)
+
+    # ---- Sending ----
+
+    def connected(self, user: str) -> str:
+        """Accept the client as `user`. LocalProtocolError if it has not asked, or the name cannot be written."""
+        if self._state is not State.CONNECTING:
+            raise self._not_now("CONNECTED")
+        # 1.0 has no beats, but two old clients crash without the header, on any version.
+        can_send, want = NO_BEATS if self.version == "1.0" else self._beat
+        frame = encode(
+            "CONNECTED",
+            (
+                ("version", self.version),
+                ("heart-beat", f"{can_send},{want}"),
+                ("server", self._server),
+                ("session", self._session),
+                ("user-name", user),
+            ),
+        )
+        self._parser.version = self.version
+        self._parser.limit = FRAME_LIMIT
+        self._state = State.CONNECTED
+        return frame
+
+    def message(self, subscription: str, headers: str, body: str, token: object | None = None) -> str:
+        """One message of a subscription.
+
+        `headers` are lines `name:value\\n` of the caller's own, in which nothing needs an escape and nothing is
+        repeated; `body` is JSON. If the client acknowledges this subscription and there is a `token`, Ack or Nack
+        brings it back. LocalProtocolError if there is no such subscription (any more).
+        """
+        try:
+            to = self._subscriptions[subscription]
+        except KeyError:
+            raise self._not_now(f"MESSAGE to the subscription {subscription!r}") from None
+        self._number = number = self._number + 1
+        size = len(body) if body.isascii() else octets(body)
+        if token is None or not to.acknowledges:
+            return f"{to.prefix}{number}\n{headers}content-length:{size}\n\n{body}\0"
+        to.wait_for(number, token)
+        return f"{to.prefix}{number}\nack:{self._session}-{number}\n{headers}content-length:{size}\n\n{body}\0"
+
+    def receipt(self, receipt: str) -> str:
+        """The frame that asked for `receipt` has taken effect."""
+        if self._state not in (State.CONNECTED, State.DISCONNECTING):
+            raise self._not_now("RECEIPT")
+        return encode("RECEIPT", [("receipt-id", receipt)], version=self.version)
+
+    def error(self, message: str, body: str = "", receipt: str | None = None) -> str:
+        """The last frame: close the socket after it. LocalProtocolError if it has been sent.
+
+        `message` is cut down to what every client can read in a header; without a `body` it is the body, too.
+        """
+        if self._state is State.CLOSED:
+            raise self._not_now("ERROR")
+        headers = [("message", _UNSAFE_IN_MESSAGE.sub(" ", message).strip() or "error")]
+        if receipt:
+            headers.append(("receipt-id", receipt))
+        headers += [*self._error_headers, ("content-type", "text/plain")]
+        frame = encode("ERROR", headers, body or message, self.version)
+        self._state = State.CLOSED
+        self._forget()
+        return frame
+
+    # ---- What clients may send ----
+
+    def _handle(self, frame: Frame) -> Event:
+        handler, following = _TRANSITIONS.get((self._state, frame.command), _REFUSAL)
+        try:
+            event = handler(self, frame)
+        except ProtocolError as error:
+            error.receipt = _receipt_of(frame)
+            raise
+        self._state = following
+        return event
+
+    def _connect(self, frame: Frame) -> Event:
+        version = agree_on_version(frame.headers.get("accept-version"), self._subprotocol)
+        if version != "1.0":
+            theirs = parse_beats(frame.headers.get("heart-beat", "0,0"))
+            self.send_interval, self.receive_timeout = agree_on_beats(self._beat, theirs)
+        self.version = version
+        return Connect(frame.headers)
+
+    def _subscribe(self, frame: Frame) -> Event:
+        destination = _required(frame, "destination")
+        mode = _ACK_MODES.get(frame.headers.get("ack", "auto"))
+        if mode is None:
+            raise ProtocolError("The ack mode is unknown", f"The header ack must be one of {', '.join(_ACK_MODES)}.")
+        named = frame.headers.get("id")
+        id = named or self._unnamed(frame, destination)
+        if id in self._subscriptions:
+            # "Within the same connection, different subscriptions MUST use different subscription identifiers."
+            raise ProtocolError(
+                "The subscription id is in use", "Send UNSUBSCRIBE first, or give each subscription an id of its own."
+            )
+        prefix = message_prefix(named, destination, self._session, self.version)
+        self._subscriptions[id] = Subscription(destination, mode, prefix)
+        return Subscribe(id, destination, mode, frame.headers, _receipt_of(frame))
+
+    def _unnamed(self, frame: Frame, destination: str) -> str:
+        """The id of a subscription that has none, as 1.0 allows: one for each destination."""
+        return "\n" + destination if self.version == "1.0" else _required(frame, "id")
+
+    def _unsubscribe(self, frame: Frame) -> Event:
+        id = frame.headers.get("id") or self._subscribed_to(frame)
+        # What waits for its acknowledgement is forgotten, too. An id that is unknown is ignored.
+        self._subscriptions.pop(id, None)
+        return Unsubscribe(id, _receipt_of(frame))
+
+    def _subscribed_to(self, frame: Frame) -> str:
+        """1.0: UNSUBSCRIBE "requires either a destination header or an id header"."""
+        if self.version != "1.0":
+            return _required(frame, "id")
+        destination = _required(frame, "destination")
+        unnamed = self._unnamed(frame, destination)
+        if unnamed in self._subscriptions:
+            return unnamed
+        return next((id for id, each in self._subscriptions.items() if each.destination == destination), unnamed)
+
+    def _ack(self, frame: Frame) -> Event:
+        return Ack(self._settle(frame), _receipt_of(frame))
+
+    def _nack(self, frame: Frame) -> Event:
+        # "NACK is the opposite of ACK": cumulative where ACK is.
+        return Nack(self._settle(frame), _receipt_of(frame))
+
+    def _settle(self, frame: Frame) -> list[object]:
+        _refuse_transaction(frame)
+        waiting = [each for each in self._subscriptions.values() if each.acknowledges]
+        if not waiting:
+            # stompjs 5 to 7.1 send `id:undefined` when an application acknowledges what it need not.
+            return []
+        number = self._acknowledged(frame)
+        return next((each.settle(number) for each in waiting if number in each.waiting), [])
+
+    def _acknowledged(self, frame: Frame) -> int:
+        """The number of the message that an ACK is for.
+
+        It stands in `id` on 1.2, in `message-id` on 1.0 and 1.1, and some clients write `id` on any version. 1.1's
+        `subscription` says nothing more, as no two messages of a session have one number.
+        """
+        names = ("id", "message-id") if self.version == "1.2" else ("message-id", "id")
+        id = frame.headers.get(names[0]) or frame.headers.get(names[1])
+        if not id:
+            raise _missing(frame, names[0])
+        session, _, number = id.rpartition("-")
+        if session == self._session and _NUMBER.fullmatch(number) and 0 < int(number) <= self._number:
+            return int(number)
+        raise ProtocolError(
+            "The message to acknowledge is unknown",
+            f"No message of this session has the id {id[:80]!r}. On STOMP 1.2 it is the header ack of the MESSAGE, "
+            "on 1.0 and 1.1 its message-id.",
+        )
+
+    def _send(self, frame: Frame) -> Event:
+        _refuse_transaction(frame)
+        return Send(_required(frame, "destination"), frame.headers, frame.body, _receipt_of(frame))
+
+    def _disconnect(self, frame: Frame) -> Event:
+        # "Clients MUST NOT send any more frames after the DISCONNECT frame is sent."
+        self._forget()
+        return Disconnect(_receipt_of(frame))
+
+    def _refuse_transactions(self, frame: Frame) -> NoReturn:
+        raise _no_transactions(frame)
+
+    def _refuse(self, frame: Frame) -> NoReturn:
+        if self._state is State.AWAITING_CONNECT:
+            raise ProtocolError("The first frame must be CONNECT", f"It is {frame.command[:40]!r}.")
+        if frame.command in ("CONNECT", "STOMP"):
+            raise ProtocolError("The client is connected already", "CONNECT is sent once on a connection.")
+        raise ProtocolError("The command is unknown", f"{frame.command[:40]!r} is not a command of STOMP clients.")
+
+    # ---- Private ----
+
+    def _forget(self) -> None:
+        self._subscriptions.clear()
+        self._parser.clear()
+
+    def _not_now(self, what: str) -> LocalProtocolError:
+        return LocalProtocolError(f"{what} cannot be sent: the connection is {self._state.name}.")
+
+
+def _receipt_of(frame: Frame) -> str | None:
+    """An empty one is none: to answer it takes an empty header, which several clients cannot read."""
+    return frame.headers.get("receipt") or None
+
+
+def _required(frame: Frame, name: str) -> str:
+    """The value of a header that must be there and, as it is sent back, must not be empty."""
+    value = frame.headers.get(name)
+    if not value:
+        raise _missing(frame, name)
+    return value
+
+
+def _missing(frame: Frame, name: str) -> ProtocolError:
+    return ProtocolError(f"{frame.command} needs the header {name}", "It is missing or empty.")
+
+
+def _refuse_transaction(frame: Frame) -> None:
+    """To do at once what was to wait for COMMIT would be a silent lie."""
+    if "transaction" in frame.headers:
+        raise _no_transactions(frame)
+
+
+def _no_transactions(frame: Frame) -> ProtocolError:
+    return ProtocolError("Transactions are not supported", f"{frame.command} was not obeyed; send frames without one.")
+
+
+_PARSING = frozenset((State.AWAITING_CONNECT, State.CONNECTED))
+"""Where the next thing to happen is a frame from the client."""
+
+_RECEIVING = _PARSING | {State.CONNECTING}
+"""Where what comes is kept."""
+
+_TRANSITIONS: dict[tuple[State, str], tuple[Callable[[Connection, Frame], Event], State]] = {
+    (State.AWAITING_CONNECT, "CONNECT"): (Connection._connect, State.CONNECTING),
+    # "STOMP servers MUST handle a STOMP frame in the same manner as a CONNECT frame."
+    (State.AWAITING_CONNECT, "STOMP"): (Connection._connect, State.CONNECTING),
+    (State.CONNECTED, "SUBSCRIBE"): (Connection._subscribe, State.CONNECTED),
+    (State.CONNECTED, "UNSUBSCRIBE"): (Connection._unsubscribe, State.CONNECTED),
+    (State.CONNECTED, "ACK"): (Connection._ack, State.CONNECTED),
+    (State.CONNECTED, "NACK"): (Connection._nack, State.CONNECTED),
+    (State.CONNECTED, "SEND"): (Connection._send, State.CONNECTED),
+    (State.CONNECTED, "DISCONNECT"): (Connection._disconnect, State.DISCONNECTING),
+    (State.CONNECTED, "BEGIN"): (Connection._refuse_transactions, State.INVALID),
+    (State.CONNECTED, "COMMIT"): (Connection._refuse_transactions, State.INVALID),
+    (State.CONNECTED, "ABORT"): (Connection._refuse_transactions, State.INVALID),
+}
+
+_REFUSAL: tuple[Callable[[Connection, Frame], Event], State] = (Connection._refuse, State.INVALID)
