@@ -129,7 +129,7 @@ def test_a_token_from_the_future_is_refused(claim: str) -> None:
 
 @pytest.mark.parametrize("claim", ["exp", "sub"])
 def test_a_token_that_lacks_a_claim_is_refused(claim: str) -> None:
-    assert refusal(signed(claim)) == f"The token is refused: it has no `{claim}`"
+    assert refusal(signed(claim)) == f"the token is refused: it has no `{claim}`"
 
 
 def test_a_token_that_lasts_beyond_all_calendars_was_counted_in_milliseconds() -> None:
@@ -169,7 +169,7 @@ REFUSED_SUBJECTS = [
 
 @pytest.mark.parametrize("subject", REFUSED_SUBJECTS)
 def test_a_subject_that_cannot_be_a_recipient_is_refused(subject: str) -> None:
-    assert "The subject (`sub`)" in refusal(signed(sub=subject))
+    assert "the subject (`sub`)" in refusal(signed(sub=subject))
 
 
 @pytest.mark.parametrize("subject", REFUSED_SUBJECTS)
@@ -201,7 +201,7 @@ def test_a_subject_that_can_be_a_recipient_is_taken(subject: str) -> None:
     ],
 )
 def test_what_is_no_token_is_refused(token: str) -> None:
-    assert refusal(token).startswith("The token is ")
+    assert refusal(token).startswith("the token is ")
 
 
 @given(st.text())
@@ -247,4 +247,4 @@ def test_another_authorization_header_is_refused_without_being_quoted(header: st
     with pytest.raises(TokenError) as refused:
         bearer(header)
 
-    assert str(refused.value) == "The Authorization header must read: Bearer TOKEN"
+    assert str(refused.value) == "the Authorization header must read: Bearer TOKEN"

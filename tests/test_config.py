@@ -141,6 +141,8 @@ def test_every_form_the_servers_clients_take_is_taken(name: str, value: str) -> 
         "postgresql://u:[{}]@x@h/app",
         "postgresql://u:{} @h/app",
         "postgresql://u:{}℀/@h/app",
+        "postgresql://u:50%{}@h/app",
+        "postgresql://u:%00{}@h/app",
         "mysql://u:{}@h/app",
     ],
 )
@@ -185,7 +187,7 @@ def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
     assert hide_password(url) == url
 
 
-@given(password=st.text(st.characters(exclude_categories=["Cs"]), min_size=9))
+@given(password=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=9))
 def test_no_password_whatever_its_characters_is_shown(password: str) -> None:
     # given one that does not happen to occur in the rest of the URL
     written = quote(password, safe="!$&'()*+,;=:[]")

@@ -78,37 +78,37 @@ class Tokens:
     def verify(self, token: str) -> Identity:
         """Whom the token names. TokenError says in a few words why it is refused."""
         if not token:
-            raise TokenError("The token is missing")
+            raise TokenError("the token is missing")
         if len(token) > MAX_TOKEN or not token.isascii():
-            raise TokenError(f"The token is refused: it is longer than {MAX_TOKEN} characters, or not ASCII")
+            raise TokenError(f"the token is refused: it is longer than {MAX_TOKEN} characters, or not ASCII")
         try:
             claims = jwt.decode(
                 token, self._secret, algorithms=[ALGORITHM], leeway=LEEWAY, options={"require": ["exp", "sub"]}
             )
         except jwt.MissingRequiredClaimError as error:
-            raise TokenError(f"The token is refused: it has no `{error.claim}`") from None
+            raise TokenError(f"the token is refused: it has no `{error.claim}`") from None
         except jwt.InvalidTokenError as error:
-            raise TokenError(f"The token is refused: {_reason(error)}") from None
+            raise TokenError(f"the token is refused: {_reason(error)}") from None
         if (expires_at := int(claims["exp"])) > LAST_EXPIRY:
-            raise TokenError("The token is refused: its `exp` is beyond the year 9999: it must be in seconds")
+            raise TokenError("the token is refused: its `exp` is beyond the year 9999: it must be in seconds")
         return Identity(_subject(claims["sub"]), expires_at)
 
 
 def bearer(value: str) -> str:
-    """The token of an `Authorization: Bearer TOKEN`. TokenError if it is anything else."""
+    """the token of an `Authorization: Bearer TOKEN`. TokenError if it is anything else."""
     scheme, _, token = value.strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise TokenError("The Authorization header must read: Bearer TOKEN")
+        raise TokenError("the Authorization header must read: Bearer TOKEN")
     return token.strip()
 
 
 def _subject(user: str) -> str:
     if not user:
-        raise TokenError("The subject (`sub`) is empty: it must be the user's id")
+        raise TokenError("the subject (`sub`) is empty: it must be the user's id")
     if len(user) > MAX_SUBJECT:
-        raise TokenError(f"The subject (`sub`) is longer than {MAX_SUBJECT} characters")
+        raise TokenError(f"the subject (`sub`) is longer than {MAX_SUBJECT} characters")
     if _REFUSED_IN_SUBJECT.search(user):
-        raise TokenError("The subject (`sub`) holds a control character or one of / * # : and cannot be a recipient")
+        raise TokenError("the subject (`sub`) holds a control character or one of / * # : and cannot be a recipient")
     return user
 
 

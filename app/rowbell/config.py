@@ -25,6 +25,7 @@ LOCAL_SCHEMES = {"postgresql", "postgres", "unix"}
 
 STARS = "********"
 
+_BAD_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})|%00")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Za-z:.%]+\]|[^\[\]:]*)(:[0-9]{0,5})?")
 
@@ -40,6 +41,9 @@ def _url(*schemes: str) -> Callable[[str], str]:
             raise ValueError(f"it must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         if not value.isprintable() or " " in value:
             raise ValueError("it holds a space or a control character: write it percent-encoded (a space is %20)")
+        if _BAD_PERCENT.search(rest):
+            # libpq would quote the password in its own message about this.
+            raise ValueError("it holds %00, or a % that begins no percent-encoded character: write that as %25")
         _check_hosts(rest, may_be_local=scheme in LOCAL_SCHEMES)
         return value
 

@@ -16,11 +16,11 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from rowbell.cli import config, send, token
+from rowbell.cli import config, connector, migrate, send, serve, token
 from rowbell.config import Settings
 from rowbell.errors import RowbellError, SettingsError
 
-COMMANDS: tuple[ModuleType, ...] = (token, send, config)
+COMMANDS: tuple[ModuleType, ...] = (serve, connector, migrate, token, send, config)
 """In the order of `rowbell --help`."""
 
 FAILED = 1
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
     """Keeps the line ends of examples, and takes no abbreviated options: scripts would break when one is added."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options})
 
 
 class _Version(argparse.Action):

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rowbell.config import Settings
-from rowbell.errors import DatabaseError, DatabaseUnavailable
+from rowbell.errors import DatabaseError, DatabaseUnavailable, SettingsError
 
 if TYPE_CHECKING:
     import psycopg
@@ -20,8 +20,8 @@ EXAMPLE = """example:
 It does what every application can do:
   INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello');"""
 
-CONNECT_TIMEOUT = 10
-"""Seconds, for each host, unless the URL says otherwise: somebody sits before the terminal and waits."""
+DEFAULTS: dict[str, str | int] = {"connect_timeout": 10, "target_session_attrs": "read-write"}
+"""What the connection has unless its URL says otherwise: ten seconds for each host, and the primary among them."""
 
 COLUMNS = ("recipient_id", "title", "type", "body", "data", "dedup_key")
 
@@ -65,20 +65,23 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     except psycopg.Error as error:
         raise DatabaseError(_explain(error)) from error
     except UnicodeEncodeError:
-        raise DatabaseError("An argument is not UTF-8: PostgreSQL takes text in UTF-8 only") from None
+        raise DatabaseError("an argument is not UTF-8: PostgreSQL takes text in UTF-8 only") from None
     return 0
 
 
 def _connect(url: str) -> psycopg.Connection:
     import psycopg
-    from psycopg.conninfo import conninfo_to_dict
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-    options = {"connect_timeout": CONNECT_TIMEOUT} | conninfo_to_dict(url)
     try:
-        return psycopg.connect(**options)  # type: ignore[arg-type]  # typed for each keyword apart
+        said = conninfo_to_dict(url)
+        return psycopg.connect(make_conninfo(url, **{name: DEFAULTS[name] for name in DEFAULTS if name not in said}))
+    except psycopg.ProgrammingError as error:
+        raise SettingsError(f"ROWBELL_DATABASE_URL is not a URL that libpq understands: {error}") from error
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
-            f"PostgreSQL cannot be reached: {error}\nIs it running? ROWBELL_DATABASE_URL says where it is."
+            f"PostgreSQL cannot be reached: {error}\n"
+            'ROWBELL_DATABASE_URL says where it is; try: psql "$ROWBELL_DATABASE_URL"'
         ) from error
 
 
@@ -93,7 +96,7 @@ def _insert(connection: psycopg.Connection, row: dict[str, str]) -> int:
         return int(inserted[0])
     select = "SELECT id FROM notification WHERE recipient_id = %(recipient_id)s AND dedup_key = %(dedup_key)s"
     if not (present := connection.execute(select, row).fetchone()):
-        raise DatabaseError("The row with this dedup key was deleted at this moment: send it again")
+        raise DatabaseError("the row with this dedup key was deleted at this moment: send it again")
     print(f"rowbell: nothing inserted: {row['recipient_id']} has a row with this dedup key", file=sys.stderr)
     return int(present[0])
 
@@ -105,13 +108,13 @@ def _explain(error: psycopg.Error) -> str:
     said = error.diag.message_primary or str(error)
     column = (error.diag.constraint_name or "").removeprefix("notification_").removesuffix("_check")
     if isinstance(error, errors.CheckViolation) and column in LIMITS:
-        return f"The row was refused: {column} must be {LIMITS[column]}"
+        return f"the row was refused: {column} must be {LIMITS[column]}"
     if isinstance(error, errors.InvalidTextRepresentation | errors.UntranslatableCharacter):
-        return f"The row was refused: data must be {LIMITS['data']} ({error.diag.message_detail or said})"
+        return f"the row was refused: data must be {LIMITS['data']} ({error.diag.message_detail or said})"
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
-        return f"The database has not Rowbell's tables ({said}): run `rowbell migrate`"
+        return f"the database lacks Rowbell's tables ({said}): run `rowbell migrate`"
     if isinstance(error, errors.InsufficientPrivilege):
         return f"{said}: grant the role rowbell_app to the login in ROWBELL_DATABASE_URL"
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return f"{said}: this is not the primary; add target_session_attrs=read-write to ROWBELL_DATABASE_URL"
-    return "\n".join(filter(None, (f"The row was refused: {said}", error.diag.message_detail, error.diag.message_hint)))
+    return "\n".join(filter(None, (f"the row was refused: {said}", error.diag.message_detail, error.diag.message_hint)))

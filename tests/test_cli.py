@@ -1,0 +1,361 @@
+"""The command line: what is printed where, the exit statuses, and rows that a real PostgreSQL takes or refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from rowbell.auth import Tokens
+from rowbell.cli import COMMANDS, main
+from tests.postgres_server import debian, running
+
+SECRET = "0123456789abcdef0123456789abcdef"
+PASSWORD = "hunter2-hunter2"
+NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+Rowbell = Callable[..., Result]
+
+
+@pytest.fixture
+def rowbell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Rowbell:
+    """Run a command in this process: `rowbell("token", "alice", ROWBELL_JWT_SECRET=...)`; nothing else is set."""
+    for name in [name for name in os.environ if name.startswith("ROWBELL_")]:
+        monkeypatch.delenv(name)
+
+    def run(*argv: str, **environ: str) -> Result:
+        with monkeypatch.context() as patch:
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            try:
+                status = main(list(argv))
+            except SystemExit as stop:  # argparse
+                status = stop.code if isinstance(stop.code, int) else 0
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+def process(*argv: str, **environ: str) -> subprocess.Popen[str]:
+    """`rowbell` as a process of its own, with these settings only."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ROWBELL_")}
+    command = [sys.executable, "-m", "rowbell", *argv]
+    return subprocess.Popen(
+        command, env=kept | environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+
+
+# ---- What every command has ----
+
+
+def test_help_has_one_line_for_each_command(rowbell: Rowbell) -> None:
+    result = rowbell("--help")
+
+    assert result.status == 0
+    assert re.findall(r"^    ([a-z]+) +\S+", result.out, re.MULTILINE) == NAMES
+    assert all(len(line) <= 100 for line in result.out.splitlines())
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_the_help_of_each_command_shows_an_example_of_it(command: str, rowbell: Rowbell) -> None:
+    result = rowbell(command, "--help")
+
+    assert result.status == 0
+    _, _, example = result.out.partition("example:\n")
+    assert re.search(rf"^  .*\browbell {command}\b", example, re.MULTILINE)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    out, err = process("--version").communicate(timeout=30)
+
+    assert re.fullmatch(r"rowbell \d+\.\d+\.\d+\S*\n", out)
+    assert err == ""
+
+
+@pytest.mark.parametrize("argv", [[], ["ring"], ["token"], ["token", "alice", "--tt", "1h"]], ids=" ".join)
+def test_wrong_arguments_are_explained_with_status_2(argv: list[str], rowbell: Rowbell) -> None:
+    result = rowbell(*argv, ROWBELL_JWT_SECRET=SECRET)
+
+    assert result.status == 2
+    assert result.err.startswith("usage: rowbell")
+    assert result.out == ""
+
+
+MISSING = [
+    (["token", "alice"], ["ROWBELL_JWT_SECRET"]),
+    (["send", "alice", "Hello"], ["ROWBELL_DATABASE_URL"]),
+]
+
+
+@pytest.mark.parametrize(("argv", "names"), MISSING, ids=lambda value: value[0])
+def test_each_missing_setting_is_named_with_status_2(argv: list[str], names: list[str], rowbell: Rowbell) -> None:
+    result = rowbell(*argv)
+
+    assert result.status == 2
+    assert [re.match(r"rowbell: (\w+) is not set\. .* Example: \1=", line)[1] for line in result.err.splitlines()] == (  # type: ignore[index]
+        names
+    )
+    assert result.out == ""
+
+
+def test_each_wrong_setting_is_named_with_status_2(rowbell: Rowbell) -> None:
+    result = rowbell("token", "alice", ROWBELL_JWT_SECRET="short", ROWBELL_PORT="x")
+
+    assert result.status == 2
+    assert [line.split()[:4] for line in result.err.splitlines()] == [
+        ["rowbell:", "ROWBELL_JWT_SECRET", "is", "wrong:"],
+        ["rowbell:", "ROWBELL_PORT", "is", "wrong:"],
+    ]
+
+
+def test_a_reader_that_went_away_gets_no_traceback() -> None:
+    # given a pipe that nobody reads any more, as in `rowbell config --env | true`
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    # when
+    command = [sys.executable, "-m", "rowbell", "config", "--env"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30)
+    os.close(writer)
+
+    # then
+    assert done.stderr == ""
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_starting_loads_nothing_that_only_one_command_needs() -> None:
+    heavy = {"aio_pika", "alembic", "confluent_kafka", "jwt", "msgspec", "psycopg", "redis", "requests", "rich"}
+    heavy |= {"sqlalchemy", "starlette", "structlog", "uvicorn", "uvloop", "websockets"}
+    source = "import sys, rowbell.cli; print(*sorted(name for name in sys.modules if '.' not in name))"
+
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=30, check=True)
+
+    assert not heavy & set(done.stdout.split())
+
+
+# ---- token ----
+
+
+def test_a_token_is_all_that_is_printed(rowbell: Rowbell) -> None:
+    result = rowbell("token", "alice", ROWBELL_JWT_SECRET=SECRET)
+
+    assert (result.status, result.err) == (0, "")
+    assert result.out.count("\n") == 1
+    assert Tokens(SECRET).verify(result.out.strip()).user == "alice"
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"), [("90s", 90), ("30m", 1800), ("1h", 3600), ("7d", 604800), ("365d", 31536000)]
+)
+def test_a_token_lasts_as_long_as_asked(ttl: str, seconds: int, rowbell: Rowbell) -> None:
+    before = int(time.time())
+
+    token = rowbell("token", "alice", "--ttl", ttl, ROWBELL_JWT_SECRET=SECRET).out.strip()
+
+    expires_at = Tokens(SECRET).verify(token).expires_at
+    assert expires_at is not None
+    assert before + seconds <= expires_at <= time.time() + seconds
+
+
+@pytest.mark.parametrize("ttl", ["", "h", "1", "1w", "-1h", "0s", "1.5h", "366d", "١h"])
+def test_a_lifetime_that_makes_no_sense_is_refused(ttl: str, rowbell: Rowbell) -> None:
+    result = rowbell("token", "alice", f"--ttl={ttl}", ROWBELL_JWT_SECRET=SECRET)
+
+    assert result.status == 2
+    assert "argument --ttl" in result.err
+
+
+def test_a_user_who_cannot_be_a_recipient_gets_no_token(rowbell: Rowbell) -> None:
+    result = rowbell("token", "topic:news", ROWBELL_JWT_SECRET=SECRET)
+
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith("rowbell: the subject (`sub`) ")
+
+
+# ---- config ----
+
+EVERYTHING = {
+    "ROWBELL_DATABASE_URL": f"postgresql://u:{PASSWORD}@h1:1,h2:2/db?target_session_attrs=read-write",
+    "ROWBELL_REDIS_URL": f"redis://:{PASSWORD}@h/0",
+    "ROWBELL_JWT_SECRET": PASSWORD * 3,
+    "ROWBELL_KAFKA_GROUP": "it's a group",
+}
+
+
+@pytest.mark.parametrize("option", [[], ["--env"]], ids=["table", "env"])
+def test_the_settings_are_shown_without_their_secrets(option: list[str], rowbell: Rowbell) -> None:
+    result = rowbell("config", *option, **EVERYTHING)
+
+    assert (result.status, result.err) == (0, "")
+    assert PASSWORD not in result.out
+    assert "ROWBELL_REDIS_URL" in result.out
+    assert "redis://:********@h/0" in result.out
+
+
+def test_the_table_shows_settings_that_are_not_set_too(rowbell: Rowbell) -> None:
+    result = rowbell("config")
+
+    assert re.search(r"ROWBELL_RABBITMQ_URL +not set", result.out)
+    assert re.search(r"ROWBELL_PORT +8114", result.out)
+
+
+def test_env_prints_lines_that_a_shell_reads(rowbell: Rowbell) -> None:
+    result = rowbell("config", "--env", **EVERYTHING)
+
+    values = dict(word.split("=", 1) for line in result.out.splitlines() for word in shlex.split(line))
+    assert values["ROWBELL_DATABASE_URL"] == "postgresql://u:********@h1:1,h2:2/db?target_session_attrs=read-write"
+    assert values["ROWBELL_KAFKA_GROUP"] == "it's a group"
+    assert values["ROWBELL_PORT"] == "8114"
+    assert "ROWBELL_RABBITMQ_URL" not in values
+
+
+def test_config_fails_when_a_setting_is_wrong(rowbell: Rowbell) -> None:
+    result = rowbell("config", ROWBELL_LOG_LEVEL="loud")
+
+    assert result.status == 2
+    assert result.err.startswith("rowbell: ROWBELL_LOG_LEVEL is wrong: ")
+
+
+# ---- send ----
+
+
+@pytest.fixture(scope="module")
+def database_url() -> Iterator[str]:
+    """A database with Rowbell's tables."""
+    with running(debian(15)) as server, server.database() as name:
+        out, err = process("migrate", ROWBELL_DATABASE_URL=server.url(name)).communicate(timeout=60)
+        assert out, err
+        yield server.url(name)
+
+
+def row(database_url: str, id: str) -> tuple[object, ...] | None:
+    with psycopg.connect(database_url) as connection:
+        statement = "SELECT recipient_id, title, type, body, data, dedup_key FROM notification WHERE id = %s"
+        return connection.execute(statement, [int(id)]).fetchone()
+
+
+def test_a_row_is_inserted_and_its_id_printed(database_url: str, rowbell: Rowbell) -> None:
+    result = rowbell("send", "alice", "Hello", ROWBELL_DATABASE_URL=database_url)
+
+    assert (result.status, result.err) == (0, "")
+    assert row(database_url, result.out) == ("alice", "Hello", "GENERIC", None, {}, None)
+
+
+def test_a_row_is_inserted_with_all_that_is_given(database_url: str, rowbell: Rowbell) -> None:
+    options = ["--type", "COMMENT", "--body", "Grüße;\n'--", "--data", '{"postId": "p-100"}', "--dedup-key", "c-1"]
+
+    result = rowbell("send", "bob", "New comment", *options, ROWBELL_DATABASE_URL=database_url)
+
+    assert (result.status, result.err) == (0, "")
+    expected = ("bob", "New comment", "COMMENT", "Grüße;\n'--", {"postId": "p-100"}, "c-1")
+    assert row(database_url, result.out) == expected
+
+
+def test_the_same_dedup_key_again_inserts_nothing_and_prints_the_same_id(database_url: str, rowbell: Rowbell) -> None:
+    first = rowbell("send", "carol", "Invoice", "--dedup-key", "invoice-7", ROWBELL_DATABASE_URL=database_url)
+
+    again = rowbell("send", "carol", "Invoice!", "--dedup-key", "invoice-7", ROWBELL_DATABASE_URL=database_url)
+
+    assert (again.status, again.out) == (0, first.out)
+    assert "nothing inserted" in again.err
+    assert row(database_url, first.out) == ("carol", "Invoice", "GENERIC", None, {}, "invoice-7")
+
+
+@pytest.mark.parametrize(
+    ("argv", "column", "hint"),
+    [
+        (["", "Hello"], "recipient_id", "1 to 255 characters"),
+        (["a/b", "Hello"], "recipient_id", "none of / * # :"),
+        (["al\nice", "Hello"], "recipient_id", "no control characters"),
+        (["alice", ""], "title", "1 to 500 characters"),
+        (["alice", "x" * 501], "title", "1 to 500 characters"),
+        (["alice", "a\x07b"], "title", "no control characters"),
+        (["alice", "Hello", "--type", "a b"], "type", "1 to 100 of A-Z"),
+        (["alice", "Hello", "--body", "é" * 8193], "body", "at most 16384 bytes"),
+        (["alice", "Hello", "--data", "[1]"], "data", "a JSON object"),
+        (["alice", "Hello", "--data", "{postId: 1}"], "data", "a JSON object"),
+        (["alice", "Hello", "--data", '{"a": "\\u0000"}'], "data", "a JSON object"),
+        (["alice", "Hello", "--dedup-key", ""], "dedup_key", "1 to 255 characters"),
+    ],
+)
+def test_what_a_column_refuses_is_said_by_its_name_with_what_it_takes(
+    argv: list[str], column: str, hint: str, database_url: str, rowbell: Rowbell
+) -> None:
+    result = rowbell("send", *argv, ROWBELL_DATABASE_URL=database_url)
+
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith(f"rowbell: the row was refused: {column} must be ")
+    assert hint in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_an_argument_that_is_no_text_is_refused(database_url: str, rowbell: Rowbell) -> None:
+    result = rowbell("send", "alice", os.fsdecode(b"caf\xe9"), ROWBELL_DATABASE_URL=database_url)
+
+    assert result.status == 1
+    assert result.err == "rowbell: an argument is not UTF-8: PostgreSQL takes text in UTF-8 only\n"
+
+
+def test_a_database_without_the_tables_is_told_how_to_get_them(database_url: str, rowbell: Rowbell) -> None:
+    result = rowbell("send", "alice", "Hello", ROWBELL_DATABASE_URL=database_url.rpartition("/")[0] + "/postgres")
+
+    assert result.status == 1
+    assert "run `rowbell migrate`" in result.err
+
+
+def test_a_login_without_the_right_is_told_which_role_it_needs(database_url: str, rowbell: Rowbell) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE ROLE nobody_yet LOGIN")
+
+    result = rowbell("send", "alice", "Hello", ROWBELL_DATABASE_URL=database_url.replace("postgres@", "nobody_yet@"))
+
+    assert result.status == 1
+    assert "permission denied" in result.err
+    assert "rowbell_app" in result.err
+
+
+def test_the_role_of_applications_is_all_that_send_needs(database_url: str, rowbell: Rowbell) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE ROLE writer LOGIN IN ROLE rowbell_app")
+    url = database_url.replace("postgres@", "writer@")
+    options = ["--type", "T", "--body", "B", "--data", "{}", "--dedup-key", "D"]
+
+    results = [rowbell("send", "dave", "Hello", *options, ROWBELL_DATABASE_URL=url) for _ in range(2)]
+
+    assert [result.status for result in results] == [0, 0]
+
+
+def test_a_server_that_does_not_answer_is_said_without_its_password(rowbell: Rowbell) -> None:
+    # given a port on which nothing listens (port 1 is reserved)
+    url = f"postgresql://u:{PASSWORD}@127.0.0.1:1/app"
+
+    result = rowbell("send", "alice", "Hello", ROWBELL_DATABASE_URL=url)
+
+    assert result.status == 1
+    assert result.err.startswith("rowbell: PostgreSQL cannot be reached: ")
+    assert all(line.startswith("rowbell: ") for line in result.err.splitlines())
+    assert PASSWORD not in result.err
+
+
+def test_a_url_with_an_option_that_libpq_does_not_know_is_a_wrong_setting(rowbell: Rowbell) -> None:
+    result = rowbell("send", "alice", "Hello", ROWBELL_DATABASE_URL="postgresql://h/app?sslmod=require")
+
+    assert result.status == 2
+    assert "sslmod" in result.err
