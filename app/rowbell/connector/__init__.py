@@ -1,0 +1,1 @@
+"""Kafka Connect: the connector that follows the table `notification`, and how it is registered."""

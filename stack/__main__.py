@@ -1,0 +1,148 @@
+"""`python -m stack start|stop|status`: what `make stack` and `make stack-stop` run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from stack.errors import StackError
+from stack.home import CHECKOUT, Home
+from stack.pipeline import PROCESSES, SERVERS, Stack
+from stack.ports import OWNERS, Ports, default_ports
+
+SHOWN = ("postgres", "tables", "redis", "epmd", "rabbitmq", "kafka", "connect", "connector", *PROCESSES)
+
+EXAMPLE = """example:
+  python -m stack start
+  python -m stack status
+  python -m stack stop"""
+
+console = Console(highlight=False)
+
+
+class Progress:
+    """A line for each program: what it is doing, and how long it took. Off a terminal: a line when it is up."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+        self._took: dict[str, float] = {}
+        self._states: dict[str, str] = {}
+
+    def __call__(self, program: str, state: str) -> None:
+        """As `Stack.start` reports it."""
+        began = self._began.setdefault(program, time.monotonic())
+        self._states[program] = state
+        if state == "up":
+            self._took[program] = time.monotonic() - began
+            if not console.is_terminal:
+                console.print(f"{program} is up ({self._took[program]:.1f} s)")
+
+    def __rich__(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for program in SHOWN:
+            state = self._states.get(program, "waiting")
+            now = self._took.get(program) or time.monotonic() - self._began.get(program, time.monotonic())
+            style = {"up": "green", "waiting": "dim"}.get(state, "yellow")
+            table.add_row(f"[{style}]{program}", f"[{style}]{state}", "" if state == "waiting" else f"{now:4.1f} s")
+        return table
+
+
+def main() -> int:
+    """Run one command; the result is the process's exit status."""
+    args = _parser().parse_args()
+    try:
+        stack = Stack(Home(args.home.absolute()), default_ports(os.environ))
+        status: int = args.run(stack)
+    except StackError as error:
+        console.print(f"[red]{args.command} failed.[/] {error}", soft_wrap=True, markup=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nInterrupted; what has started goes on. Go on: make stack. End it: make stack-stop")
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m stack",
+        description="Pipeline mode on this machine: PostgreSQL, Redis, RabbitMQ, Kafka, Connect, Rowbell.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--home", type=Path, default=Home.default().path, help="where data, secrets and logs go (default: %(default)s)"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, run, doc in (
+        ("start", _start, "start everything and wait until it answers"),
+        ("stop", _stop, "stop everything that was started"),
+        ("status", _status, "show each program"),
+    ):
+        commands.add_parser(name, help=doc, description=doc).set_defaults(run=run)
+    return parser
+
+
+def _start(stack: Stack) -> int:
+    if stack.is_up():
+        console.print("Everything is up already.")
+    else:
+        began = time.monotonic()
+        progress = Progress()
+        if console.is_terminal:
+            with Live(progress, console=console, refresh_per_second=5):
+                stack.start(progress)
+        else:
+            stack.start(progress)
+        console.print(f"Everything is up, after {time.monotonic() - began:.0f} s.")
+    console.print(_what_to_try(stack.home), markup=False, soft_wrap=True)
+    return 0
+
+
+def _stop(stack: Stack) -> int:
+    if not stack.programs():
+        stack.stop()  # a supervisord that was killed leaves its programs
+        console.print("Nothing runs.")
+        return 0
+    began = time.monotonic()
+    stack.stop()
+    console.print(f"Stopped, after {time.monotonic() - began:.0f} s. The data stays in {stack.home.path}.")
+    return 0
+
+
+def _status(stack: Stack) -> int:
+    programs = stack.programs()
+    table = Table("program", "state", "answers", "ports", "", box=None)
+    for name in (*SERVERS, *PROCESSES):
+        runs = name in programs and programs[name].pid
+        answers = "yes" if runs and stack.answers(name) else "no"
+        state = programs[name].state if name in programs else "STOPPED"
+        table.add_row(name, state, answers, _ports_of(name, stack.ports), programs[name].description if runs else "")
+    console.print(table)
+    return 0 if stack.is_up() else 1
+
+
+def _ports_of(program: str, ports: Ports) -> str:
+    return " ".join(str(port) for name, port in ports.items() if OWNERS[name] == program)
+
+
+def _what_to_try(home: Home) -> str:
+    env = home.env_file.relative_to(CHECKOUT) if home.env_file.is_relative_to(CHECKOUT) else home.env_file
+    return f"""
+Try it. In one terminal:
+  . {env}
+  rowbell listen alice
+In another:
+  . {env}
+  psql "$ROWBELL_DATABASE_URL" -c "INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')"
+Logs are in {home.path / "logs"}. Stop it all: make stack-stop"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
