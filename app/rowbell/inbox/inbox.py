@@ -21,6 +21,9 @@ from rowbell.snapshot import EMPTY, Snapshot
 UNFILTERED = 5000
 """Keys that a tick reads whoever they are for; beyond it asks for its recipients only."""
 
+COLUMNS = Notification.__struct_fields__
+"""In the order of `statements.ROWS`."""
+
 
 class Key(NamedTuple):
     """Which row changed, without what it says."""
@@ -76,6 +79,8 @@ class Inbox:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
+        """For what is one statement: it saves the round trips of BEGIN and COMMIT."""
         self._swept: UUID | None = None
         """Tracks the epoch that the last tick read, so that of the `previous` given to the next one."""
         self._refused: UUID | None = None
@@ -91,10 +96,10 @@ class Inbox:
 
     async def ping(self) -> None:
         """Returns if SQL is answered."""
-        async with _transaction(self._engine) as connection:
+        async with _transaction(self._single) as connection:
             await connection.execute(statements.PING)
 
-    # Reading: each method is one REPEATABLE READ transaction.
+    # Reading, each from one snapshot.
 
     async def tick(self, previous: Snapshot | None, recipients: Callable[[], Collection[str]]) -> Tick:
         """What the snapshot `previous`, the last tick's, did not see; nothing if it is None.
@@ -125,9 +130,9 @@ class Inbox:
 
     async def rows(self, ids: Collection[int]) -> list[Change]:
         """What these rows say, in the order of their ids. One that does not exist (any more) is left out."""
-        async with _transaction(self._reading) as connection:
-            result = await connection.execute(statements.ROWS, {"ids": list(ids)})
-            return [change_of(Notification(**row)) for row in result.mappings()]
+        async with _transaction(self._single) as connection:
+            rows = (await connection.execute(statements.ROWS, {"ids": list(ids)})).all()
+        return [change_of(Notification(**dict(zip(COLUMNS, row, strict=True)))) for row in rows]
 
     # Writing.
 
@@ -136,7 +141,7 @@ class Inbox:
         if not deliveries:
             return
         ids, users = zip(*deliveries, strict=True)
-        async with _transaction(self._engine) as connection:
+        async with _transaction(self._single) as connection:
             await connection.execute(statements.RECORD_DELIVERIES, {"ids": list(ids), "users": list(users)})
 
     async def new_epoch(self) -> UUID:

@@ -88,7 +88,7 @@ ROWS = _statement(f"""
            inserted_tx, changed_tx
     FROM notification WHERE id = ANY(:ids) ORDER BY id
 """)
-"""Bodies, by primary key. The columns are the fields of `Notification`."""
+"""Bodies, by primary key. The columns are the fields of `Notification`, in their order."""
 
 RECORD_DELIVERIES = _statement("""
     INSERT INTO notification_delivery (notification_id, user_id)
