@@ -5,6 +5,7 @@
     ├── DatabaseError                 the database is not what Rowbell needs (version, wal_level, schema, ...)
     │   └── DatabaseUnavailable       it cannot be reached at present; try again
     ├── ConnectorError                Kafka Connect refused or failed the connector
+    ├── StreamUnavailable             Kafka cannot be read or written, or refused
     ├── PresenceUnavailable           who is connected where cannot be asked at present
     ├── BusUnavailable                the bus is away, or did not confirm in time
     ├── UndecodableRecord             a record of the change topic that is not a change of `notification`
@@ -35,6 +36,10 @@ class DatabaseUnavailable(DatabaseError):
 
 class ConnectorError(RowbellError):
     """Kafka Connect refused the connector, or the connector failed."""
+
+
+class StreamUnavailable(RowbellError):
+    """Kafka cannot be read or written at present, or refused."""
 
 
 class PresenceUnavailable(RowbellError):

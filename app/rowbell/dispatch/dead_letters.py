@@ -1,0 +1,149 @@
+"""Records of the stream that are not changes: kept, with the reason and their origin, so that nobody has to guess."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from rowbell.changes import DeadRecord
+from rowbell.changes.kafka_thread import cause
+from rowbell.errors import StreamUnavailable
+from rowbell.logs import get_logger
+
+log = get_logger("dispatch.dead_letters")
+
+DELIVERY_SECONDS = 10
+"""How long Kafka may take to confirm."""
+
+
+class DeadLetters(Protocol):
+    """Where undecodable records go. Losing one loses no notification: its row, if there is one, comes by the sweep."""
+
+    async def keep(self, records: Sequence[DeadRecord]) -> None:
+        """Returns when all of them are stored, at least once each. StreamUnavailable: try all of them again.
+
+        A record that the store refuses for good (too large, say) is logged and counts as kept: it must not hold
+        up everybody's notifications.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class MemoryDeadLetters:
+    """A list."""
+
+    def __init__(self) -> None:
+        self.records: list[DeadRecord] = []
+
+    async def keep(self, records: Sequence[DeadRecord]) -> None:
+        self.records.extend(records)
+
+    async def close(self) -> None: ...
+
+
+class KafkaDeadLetters:
+    """A topic of Kafka: key and value as they came; headers `reason`, `topic`, `partition` and `offset`, as text.
+
+    The topic is made when it is missing. The producer starts with the first record: normally there is none.
+    """
+
+    def __init__(self, servers: str, topic: str) -> None:
+        self._servers = {"bootstrap.servers": servers, "log_level": 2}
+        self._topic = topic
+        self._producer: Producer | None = None
+
+    async def keep(self, records: Sequence[DeadRecord]) -> None:
+        await asyncio.to_thread(self._keep, records)
+
+    async def close(self) -> None:
+        """Nothing waits here: `keep` has returned when its records are stored."""
+        self._producer = None
+
+    def _keep(self, records: Sequence[DeadRecord]) -> None:
+        failures = self._produce(records)
+        if any(_lacks_topic(error) for _, error in failures):
+            self._make_topic()
+            failures = self._produce([record for record, _ in failures])
+        for record, error in failures:
+            if error.code() not in _REFUSALS:
+                raise StreamUnavailable(f"Kafka does not take dead letters on {self._topic}: {error.str()}")
+            log.error(
+                "dead_letter_refused",
+                problem=error.str(),
+                reason=record.reason,
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+            )
+
+    def _produce(self, records: Sequence[DeadRecord]) -> list[tuple[DeadRecord, KafkaError]]:
+        """Hand all to Kafka and wait; the result is what it did not confirm, and why."""
+        producer = self._opened()
+        failures: list[tuple[DeadRecord, KafkaError]] = []
+
+        def reporting(record: DeadRecord) -> Callable[[KafkaError | None, Message], None]:
+            def report(error: KafkaError | None, _: Message) -> None:
+                if error is not None:
+                    failures.append((record, error))
+
+            return report
+
+        for record in records:
+            try:
+                producer.produce(
+                    self._topic, record.value, record.key, headers=_headers(record), on_delivery=reporting(record)
+                )
+            except KafkaException as problem:  # too large, found here already
+                failures.append((record, cause(problem)))
+        producer.flush()
+        return failures
+
+    def _opened(self) -> Producer:
+        if self._producer is None:
+            self._producer = Producer(
+                self._servers
+                | {
+                    "acks": "all",
+                    "linger.ms": 0,
+                    "message.timeout.ms": DELIVERY_SECONDS * 1000,
+                    "allow.auto.create.topics": False,
+                    # Above the brokers' default of 1 MB, as a record that was taken once grows by its headers.
+                    "message.max.bytes": 10_000_000,
+                }
+            )
+        return self._producer
+
+    def _make_topic(self) -> None:
+        made = AdminClient(self._servers).create_topics(
+            [NewTopic(self._topic, num_partitions=1, replication_factor=-1)], request_timeout=DELIVERY_SECONDS
+        )
+        try:
+            made[self._topic].result()
+            log.info("dead_letter_topic_made", topic=self._topic)
+        except KafkaException as error:
+            if cause(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise StreamUnavailable(
+                    f"Kafka lacks the topic {self._topic} and did not make it: {cause(error).str()}"
+                ) from error
+
+
+_REFUSALS = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
+"""What trying again does not change."""
+
+
+def _lacks_topic(error: KafkaError) -> bool:
+    return error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
+
+
+def _headers(record: DeadRecord) -> list[tuple[str, str | bytes]]:
+    return [
+        ("reason", record.reason),
+        ("topic", record.topic),
+        ("partition", str(record.partition)),
+        ("offset", str(record.offset)),
+    ]
