@@ -57,7 +57,6 @@ async def _serve(settings: Settings) -> None:
     presence = RedisPresence(str(settings.redis_url))
     bus = RabbitMQBus(str(settings.rabbitmq_url))
     try:
-        await inbox.check()
         await serve(Gateway(inbox, presence, bus, Tokens.of(settings)), listener)
     finally:
         await bus.close()

@@ -55,6 +55,10 @@ class Gateway:
 
     # Life.
 
+    async def prepare(self) -> None:
+        """The first sweep, before anybody connects: it finds the epoch, or what is wrong with the database."""
+        await self._sweeper.sweep()
+
     async def run(self, serve: asyncio.Task[None]) -> None:
         """Run until `serve`, the web server, ends; if any part dies before, so does everything, with its error."""
         async with asyncio.TaskGroup() as tasks:

@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from rowbell.errors import SettingsError
+from rowbell.errors import RowbellError, SettingsError
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.web import Web
 
@@ -68,7 +68,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(gateway: Gateway, listener: socket.socket) -> None:
-    """Serve until a signal stops it, or a part of the gateway fails."""
+    """Serve until a signal stops it, or a part of the gateway fails: then its error is raised.
+
+    DatabaseError if the database cannot be used from the start.
+    """
+    await gateway.prepare()
     config = uvicorn.Config(
         Web(gateway),
         http="httptools",
@@ -86,6 +90,14 @@ async def serve(gateway: Gateway, listener: socket.socket) -> None:
     web = asyncio.create_task(server.serve(sockets=[listener]), name="web")
     try:
         await gateway.run(web)
+    except* RowbellError as failed:
+        raise _first(failed) from None
     finally:
         server.should_exit = True
         await asyncio.wait([web])
+
+
+def _first(failed: BaseException) -> BaseException:
+    while isinstance(failed, BaseExceptionGroup):
+        failed = failed.exceptions[0]
+    return failed

@@ -1,0 +1,294 @@
+"""The gateway on the wire: who may come in, what is refused and how, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import jwt
+import psycopg
+import pytest
+import requests
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from rowbell.bus import Bundle
+from rowbell.notification import Change
+from tests.gateway.conftest import TOKENS, Running
+from tests.integration.conftest import delivered, insert, unread
+from tests.integration.processes import eventually
+from tests.integration.subscriber import Frame
+
+Database = psycopg.AsyncConnection[tuple[object, ...]]
+NOTIFICATIONS = "/user/queue/notifications"
+
+
+@asynccontextmanager
+async def socket(running: Running, path: str = "/ws", *protocols: str) -> AsyncIterator[ClientConnection]:
+    url = f"ws://127.0.0.1:{running.port}{path}"
+    async with connect(url, subprotocols=list(protocols) or None) as opened:  # type: ignore[arg-type]
+        yield opened
+
+
+async def next_frame(opened: ClientConnection) -> Frame:
+    async with asyncio.timeout(10):
+        while (text := await opened.recv()) == "\n":
+            pass
+    assert isinstance(text, str)
+    return Frame.parse(text)
+
+
+async def say_hello(opened: ClientConnection, user: str = "alice", **headers: str) -> Frame:
+    lines = {"accept-version": "1.2", "Authorization": f"Bearer {TOKENS.issue(user, 60)}", **headers}
+    await opened.send("CONNECT\n" + "".join(f"{k}:{v}\n" for k, v in lines.items()) + "\n\0")
+    return await next_frame(opened)
+
+
+async def close_code(opened: ClientConnection) -> int | None:
+    async with asyncio.timeout(10):
+        try:
+            while True:
+                await opened.recv()
+        except ConnectionClosed:
+            return opened.close_code
+
+
+class TestComingIn:
+    @pytest.mark.parametrize("name", ["token", "access_token"])
+    async def test_a_token_in_the_query_names_the_user(self, running_gateway: Running, name: str) -> None:
+        async with socket(running_gateway, f"/ws?{name}={TOKENS.issue('alice', 60)}", "v12.stomp") as opened:
+            await opened.send("CONNECT\naccept-version:1.2\n\n\0")
+            connected = await next_frame(opened)
+            assert (connected.command, connected.headers["user-name"]) == ("CONNECTED", "alice")
+
+    async def test_a_token_in_connect_names_the_user(self, running_gateway: Running) -> None:
+        async with socket(running_gateway, "/stomp") as opened:
+            assert (await say_hello(opened, "bob")).headers["user-name"] == "bob"
+
+    @pytest.mark.parametrize(
+        ("token", "reason"),
+        [
+            ("nonsense", "malformed"),
+            (TOKENS.issue("alice", 60, issued_at=int(time.time()) - 3600), "expired"),
+            (
+                jwt.encode({"sub": "alice", "exp": 2**31}, "another key that has thirty-two bytes", "HS256"),
+                "another key",
+            ),
+            (jwt.encode({"sub": "alice", "exp": 2**31}, None, "none"), "HS256"),
+        ],
+    )
+    async def test_a_wrong_token_is_refused_at_the_handshake_with_401(
+        self, running_gateway: Running, token: str, reason: str
+    ) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            async with socket(running_gateway, f"/ws?token={token}", "v12.stomp"):
+                pass
+        assert refused.value.response.status_code == 401
+        assert reason in refused.value.response.body.decode()
+
+    async def test_a_wrong_token_in_connect_is_an_error_and_a_close(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            error = await say_hello(opened, Authorization="Bearer nonsense")
+            assert error.command == "ERROR"
+            assert "malformed" in error.headers["message"]
+            assert await close_code(opened) == 1008
+
+    async def test_no_token_at_all_is_an_error_that_says_how_to_give_one(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await opened.send("CONNECT\naccept-version:1.2\n\n\0")
+            error = await next_frame(opened)
+            assert error.command == "ERROR"
+            assert "?token=" in error.body
+            assert await close_code(opened) == 1008
+
+    async def test_connect_cannot_name_another_user_than_the_handshake(self, running_gateway: Running) -> None:
+        async with socket(running_gateway, f"/ws?token={TOKENS.issue('alice', 60)}") as opened:
+            assert (await say_hello(opened, "bob")).command == "ERROR"
+
+    async def test_the_highest_subprotocol_offered_is_chosen(self, running_gateway: Running) -> None:
+        async with socket(running_gateway, "/ws", "v10.stomp", "v12.stomp", "v11.stomp") as opened:
+            assert opened.subprotocol == "v12.stomp"
+        async with socket(running_gateway) as opened:
+            assert opened.subprotocol is None
+
+    async def test_an_unknown_path_is_404_with_advice(self, running_gateway: Running) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            async with socket(running_gateway, "/nowhere"):
+                pass
+        assert refused.value.response.status_code == 404
+        assert b"/ws" in refused.value.response.body
+
+    async def test_sockjs_is_told_how_to_connect_instead(self, running_gateway: Running) -> None:
+        url = f"http://127.0.0.1:{running_gateway.port}/ws/info"
+        answer = await asyncio.to_thread(requests.get, url, timeout=5)
+        assert answer.status_code == 404
+        assert "SockJS is not supported" in answer.text
+        async with socket(running_gateway, "/ws/websocket") as opened:
+            assert (await say_hello(opened)).command == "CONNECTED"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "destination", ["/topic/x", "/user/bob/queue/notifications", "/user/queue/other", "notifications"]
+    )
+    async def test_an_unknown_destination_is_an_error_that_names_the_known_one(
+        self, running_gateway: Running, destination: str
+    ) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            await opened.send(f"SUBSCRIBE\nid:1\ndestination:{destination}\nreceipt:r\n\n\0")
+            error = await next_frame(opened)
+            assert (error.command, error.headers["receipt-id"]) == ("ERROR", "r")
+            assert NOTIFICATIONS in error.body
+            assert await close_code(opened) == 1002
+
+    @pytest.mark.parametrize(
+        "frame", ["SEND\ndestination:/app/x\n\n\0", "BEGIN\ntransaction:t\n\n\0", "NONSENSE\n\n\0"]
+    )
+    async def test_what_is_not_obeyed_is_an_error(self, running_gateway: Running, frame: str) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            await opened.send(frame)
+            assert (await next_frame(opened)).command == "ERROR"
+            assert await close_code(opened) == 1002
+
+    async def test_garbage_is_an_error_and_never_a_1011(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await opened.send(b"\x00\xff\xfe\x00")
+            assert await close_code(opened) == 1002
+
+
+class TestSession:
+    async def test_a_receipt_of_an_ack_comes_when_the_delivery_is_recorded(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        id = await insert(database, "ack")
+        subscriber = running_gateway.subscriber("ack", "client-individual")
+        subscriber.acknowledge = False
+        async with subscriber as client:
+            assert await delivered(database, "ack") == set()
+            await client.send("ACK", id=client.messages[0].headers["ack"], receipt="acked")
+            client.subscriptions[0].receipt = False
+            await client.until(lambda: client.subscriptions[0].receipt, "the receipt of ACK")
+            assert await delivered(database, "ack") == {id}
+
+    async def test_a_nack_records_nothing(self, running_gateway: Running, database: Database) -> None:
+        id = await insert(database, "nack")
+        subscriber = running_gateway.subscriber("nack", "client-individual")
+        subscriber.acknowledge = False
+        async with subscriber as client:
+            client.subscriptions[0].receipt = False
+            await client.send("NACK", id=client.messages[0].headers["ack"], receipt="nacked")
+            await client.until(lambda: client.subscriptions[0].receipt, "the receipt of NACK")
+            await client.send("DISCONNECT", receipt="bye")
+            await client.until(lambda: client.subscriptions[0].closed, "the close, after all was written")
+        assert await delivered(database, "nack") == set()
+        assert await unread(database, "nack") == [id]
+
+    async def test_client_mode_acknowledges_all_before(self, running_gateway: Running, database: Database) -> None:
+        ids = [await insert(database, "cumulative") for _ in range(5)]
+        async with running_gateway.subscriber("cumulative", "client") as client:
+            await client.until(lambda: len(client.messages) == 5, "five rows")
+
+            async def recorded() -> bool:
+                return await delivered(database, "cumulative") == set(ids)
+
+            await eventually("all five are recorded", recorded)
+
+    async def test_after_unsubscribe_nothing_comes_and_presence_forgets(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        async with running_gateway.subscriber("leaver") as client:
+            assert await running_gateway.presence.gateways_of(["leaver"]) != {}
+            client.subscriptions[0].receipt = False
+            await client.send("UNSUBSCRIBE", id="s1", receipt="gone")
+            await client.until(lambda: client.subscriptions[0].receipt, "the receipt of UNSUBSCRIBE")
+
+            async def forgotten() -> bool:
+                return await running_gateway.presence.gateways_of(["leaver"]) == {}
+
+            await eventually("presence forgets", forgotten)
+            await insert(database, "leaver")
+            await client.send("SUBSCRIBE", id="s2", destination=NOTIFICATIONS, receipt="again")
+            await client.until(lambda: client.messages, "the row, replayed")
+            assert client.messages[0].headers["subscription"] == "s2"
+
+    async def test_disconnect_is_answered_then_closed_with_1000(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            await opened.send("DISCONNECT\nreceipt:bye\n\n\0")
+            receipt = await next_frame(opened)
+            assert (receipt.command, receipt.headers["receipt-id"]) == ("RECEIPT", "bye")
+            assert await close_code(opened) == 1000
+
+    async def test_without_a_bus_rows_come_by_the_sweep(self, running_gateway: Running, database: Database) -> None:
+        async with running_gateway.subscriber("swept") as client:
+            id = await insert(database, "swept")
+            await client.until(lambda: client.messages, "the row")
+            await database.execute("UPDATE notification SET title = 'Other' WHERE id = %s", [id])
+            await database.execute("DELETE FROM notification WHERE id = %s", [await insert(database, "swept")])
+            await client.until(lambda: len(client.messages) == 3, "the update and the deletion")
+            assert [m.headers["event"] for m in client.messages[:2]] == ["created", "updated"]
+            assert client.messages[2].headers["event"] == "deleted"
+            assert not any("replayed" in m.headers for m in client.messages)
+
+    async def test_a_deletion_with_a_32_bit_transaction_id_is_not_repeated_by_the_sweep(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        async with running_gateway.subscriber("deleted") as client:
+            id = await insert(database, "deleted")
+            await client.until(lambda: client.messages, "the row")
+            await database.execute("DELETE FROM notification WHERE id = %s", [id])
+            cursor = await database.execute("SELECT deleted_tx FROM notification_deleted WHERE id = %s", [id])
+            row = await cursor.fetchone()
+            assert row is not None
+            change = Change(id, "deleted", 2**63 - 1, 0, int(str(row[0])) & 0xFFFFFFFF)
+            gateways = await running_gateway.presence.gateways_of(["deleted"])
+            await running_gateway.bus.publish([Bundle(g, [change, change]) for g in gateways["deleted"]])
+            last = await insert(database, "deleted")
+            await client.until(lambda: last in client.seen, "the next row")
+            assert client.subscriptions[0].ids("deleted") == [id]
+
+
+class TestEnding:
+    async def test_sigterm_closes_sessions_with_1012_and_refuses_others(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        id = await insert(database, "stopped")
+        async with running_gateway.subscriber("stopped") as client, socket(running_gateway) as other:
+            await say_hello(other)
+            await running_gateway.stop()
+            await client.until(lambda: client.subscriptions[0].closed, "the close")
+            assert client.subscriptions[0].closed == 1012
+            assert await close_code(other) == 1012
+        assert await running_gateway.presence.gateways_of(["stopped"]) == {}
+        assert await delivered(database, "stopped") == {id}, "acknowledgements were flushed"
+        with pytest.raises(OSError, match="Connect call failed"):
+            async with socket(running_gateway):
+                pass
+
+    async def test_live_and_ready_tell_the_truth(self, running_gateway: Running, database: Database) -> None:
+        base = f"http://127.0.0.1:{running_gateway.port}"
+
+        def probe(path: str) -> tuple[int, str]:
+            answer = requests.get(base + path, timeout=5)
+            return answer.status_code, answer.text
+
+        async def ready() -> bool:
+            return (await asyncio.to_thread(probe, "/ready"))[0] == 200
+
+        await eventually("ready", ready)
+        assert await asyncio.to_thread(probe, "/live") == (200, "live\n")
+        running_gateway.bus.disconnect()
+        status, text = await asyncio.to_thread(probe, "/ready")
+        assert (status, json.loads(text)["reason"]) in {(503, "the bus is not connected"), (200, None)}
+        await eventually("ready again", ready)
+
+
+async def test_an_unread_row_stays_unread_until_it_is_read(running_gateway: Running, database: Database) -> None:
+    id = await insert(database, "reader")
+    async with running_gateway.subscriber("reader"):
+        assert await unread(database, "reader") == [id]
