@@ -16,11 +16,11 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from rowbell.cli import config, connector, dispatch, migrate, send, serve, token
+from rowbell.cli import config, connector, dispatch, listen, migrate, send, serve, token
 from rowbell.config import Settings
 from rowbell.errors import RowbellError, SettingsError
 
-COMMANDS: tuple[ModuleType, ...] = (serve, dispatch, connector, migrate, token, send, config)
+COMMANDS: tuple[ModuleType, ...] = (serve, dispatch, connector, migrate, token, send, listen, config)
 """In the order of `rowbell --help`."""
 
 FAILED = 1
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Each command tells more, with an example: rowbell COMMAND --help\n"
         "Settings come from the environment, ROWBELL_...: rowbell config lists them.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for command in COMMANDS:
         command.add_parser(subparsers)

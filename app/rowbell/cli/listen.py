@@ -1,0 +1,118 @@
+"""`rowbell listen`: a client in the terminal, as a client should be written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rowbell.config import Settings
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from rowbell.cli.listener import Show
+
+EXAMPLE = """example:
+  rowbell listen alice &
+  rowbell send alice "Hello"
+
+  rowbell listen alice --json | jq .title                     # one JSON object a line
+  rowbell listen alice --url wss://example.org/ws --token "$TOKEN"
+
+What arrives goes to standard output, the state of the connection to standard error. Ctrl-C ends it."""
+
+TOKEN_LIFETIME = 3600
+"""Seconds. Each connection gets a token of its own."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`rowbell listen USER [--url URL] [--token TOKEN] [--ack MODE] [--json]`."""
+    parser = subparsers.add_parser(
+        "listen",
+        help="connect as a user and print what arrives",
+        description="Connect to a gateway as USER and print notifications, unread ones first. Reconnects for ever.",
+        epilog=EXAMPLE,
+    )
+    parser.add_argument("user", metavar="USER", help="who to be; the token is made with ROWBELL_JWT_SECRET")
+    parser.add_argument("--url", help="the gateway's WebSocket, instead of ROWBELL_GATEWAY_URL")
+    parser.add_argument("--token", help="a token from elsewhere: its subject counts then, not USER")
+    parser.add_argument(
+        "--ack",
+        choices=("auto", "client-individual"),
+        default="client-individual",
+        help="what counts as delivered: what was printed (client-individual, the default), or sent (auto)",
+    )
+    parser.add_argument("--json", action="store_true", help="print each object as it comes, one a line")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Listen until the process is stopped. RowbellError when the gateway says that we may never come in."""
+    import asyncio
+
+    from rowbell.cli.listener import Listener
+
+    url = args.url or settings.gateway_url
+    asyncio.run(Listener(url, _token_source(args, settings), args.ack, _printer(args)).run())
+    return 0
+
+
+def _token_source(args: argparse.Namespace, settings: Settings) -> Callable[[], str]:
+    from rowbell.auth import Tokens
+
+    if args.token:
+        return lambda: str(args.token)
+    tokens = Tokens.of(settings)
+    return lambda: tokens.issue(args.user, TOKEN_LIFETIME)
+
+
+def _printer(args: argparse.Namespace) -> Show:
+    if args.json:
+        return lambda body, row, replayed: print(body, flush=True)
+    if not sys.stdout.isatty():
+        return lambda body, row, replayed: print(plain(row, replayed), flush=True)
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return lambda body, row, replayed: console.print(coloured(row, replayed))
+
+
+def plain(row: dict[str, Any], replayed: bool) -> str:
+    """One line, to be read by people and cut by programs: event, id, then what the row has, tabs between."""
+    head = [row["event"] + (" (replayed)" if replayed else ""), f"#{row['id']}"]
+    if row["event"] == "deleted":
+        return "\t".join(head)
+    texts = [row["type"], row["title"], row["body"] or ""]
+    return "\t".join([*head, f"v{row['version']}", _time(row["createdAt"]), *map(one_line, texts)]).rstrip("\t")
+
+
+def coloured(row: dict[str, Any], replayed: bool) -> Text:
+    """What a person reads: the title first, the body and the data below. Text is never taken for markup."""
+    from rich.text import Text
+
+    style = {"created": "bold green", "updated": "yellow", "deleted": "red"}.get(row["event"], "")
+    text = Text.assemble((f"{row['event']:8}", style), (f"#{row['id']}", "dim"))
+    if row["event"] == "deleted":
+        return text
+    text.append(f" v{row['version']}  {_time(row['createdAt'])}  ", "dim").append(one_line(row["title"]), "bold")
+    marks = [row["type"], *(["replayed"] if replayed else []), *(["read"] if row["readAt"] is not None else [])]
+    text.append(f"  {', '.join(marks)}", "cyan")
+    if row["body"]:
+        text.append("\n         ").append(one_line(row["body"]))
+    if row["data"]:
+        text.append("\n         ").append(one_line(str(row["data"])), "dim")
+    return text
+
+
+def _time(milliseconds: int) -> str:
+    """Local time, of an epoch time."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(milliseconds / 1000).astimezone().isoformat(sep=" ", timespec="milliseconds")
+
+
+def one_line(text: str) -> str:
+    """Line ends become spaces; what could control the terminal is escaped: texts come from strangers."""
+    return "".join(c if c.isprintable() else " " if c in "\t\r\n" else ascii(c)[1:-1] for c in text)

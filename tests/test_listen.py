@@ -1,0 +1,364 @@
+"""`rowbell listen`, as a process, against a WebSocket server that says what each test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from rowbell.auth import Tokens, bearer
+from rowbell.cli.listen import one_line, plain
+from rowbell.cli.listener import Known
+from rowbell.stomp import server as stomp
+
+SECRET = "0123456789abcdef0123456789abcdef"
+PATIENCE = 30.0
+"""Seconds for anything to happen: a process starts within one, but machines are busy."""
+
+
+def shown(id: int, version: int = 1, event: str = "created", **members: Any) -> dict[str, Any]:
+    """What a client sees of a row."""
+    return {
+        "event": event, "id": id, "version": version, "recipientId": "alice", "type": "COMMENT", "title": f"Title {id}",
+        "body": None, "data": {}, "actorId": None, "channel": "IN_APP", "createdAt": 0, "expiresAt": None,
+        "readAt": None, **members,
+    }  # fmt: skip
+
+
+DELETED = {"event": "deleted", "id": 1, "recipientId": "alice"}
+
+
+@dataclass
+class Client:
+    """One connection of `rowbell listen`, subscribed."""
+
+    socket: ServerConnection
+    connection: stomp.Connection
+    user: str
+    subscribe: stomp.Subscribe
+    acknowledged: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send(self, row: dict[str, Any], replayed: bool = False) -> None:
+        headers = f"event:{row['event']}\nnotification-id:{row['id']}\n" + ("replayed:true\n" if replayed else "")
+        token = (row["id"], row.get("version"))
+        await self.socket.send(self.connection.message(self.subscribe.id, headers, json.dumps(row), token))
+
+    async def live(self) -> None:
+        assert self.subscribe.receipt is not None
+        await self.socket.send(self.connection.receipt(self.subscribe.receipt))
+
+    async def acknowledgement(self) -> object:
+        async with asyncio.timeout(PATIENCE):
+            return await self.acknowledged.get()
+
+
+class Gateway:
+    """Lets clients in and hands them to the test; `beat` in milliseconds."""
+
+    def __init__(self, beat: tuple[int, int] = (0, 0)) -> None:
+        self.url = ""
+        self.refusal: str | None = None
+        """What CONNECT is refused with."""
+        self.status: HTTPStatus | None = None
+        """What the next handshake is refused with; 503 once, others always."""
+        self._beat = beat
+        self._clients: asyncio.Queue[Client] = asyncio.Queue()
+
+    async def client(self) -> Client:
+        """The next that has subscribed."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._clients.get()
+
+    async def serve(self, socket: ServerConnection) -> None:
+        connection = stomp.Connection("s", subprotocol=socket.subprotocol, beat=self._beat)
+        client: Client | None = None
+        user = ""
+        try:
+            async for data in socket:
+                connection.receive_data(data)
+                while event := connection.next_event():
+                    match event:
+                        case stomp.Connect() if self.refusal:
+                            await socket.send(connection.error(self.refusal))
+                            await socket.close(1008)
+                        case stomp.Connect():
+                            user = Tokens(SECRET).verify(bearer(event.headers["Authorization"])).user
+                            await socket.send(connection.connected(user))
+                        case stomp.Subscribe():
+                            client = Client(socket, connection, user, event)
+                            self._clients.put_nowait(client)
+                        case stomp.Ack():
+                            assert client is not None
+                            for token in event.tokens:
+                                client.acknowledged.put_nowait(token)
+        except ConnectionClosed:
+            pass
+        finally:
+            if client is not None:
+                client.ended.set()
+
+    def answer(self, socket: ServerConnection, request: Request) -> Response | None:
+        if (status := self.status) is None:
+            return None
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.status = None
+        return socket.respond(status, "This is why.\n")
+
+
+@asynccontextmanager
+async def gateway(beat: tuple[int, int] = (0, 0)) -> AsyncIterator[Gateway]:
+    running = Gateway(beat)
+    protocols = [Subprotocol("v12.stomp")]
+    async with serve(running.serve, "127.0.0.1", 0, process_request=running.answer, subprotocols=protocols) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        running.url = f"ws://127.0.0.1:{port}/ws"
+        yield running
+
+
+class Listening:
+    """The process, its output line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def line(self) -> str:
+        """The next line on standard output."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            return (await self.process.stdout.readline()).decode().rstrip("\n")
+
+    async def says(self, words: str) -> str:
+        """The next line on standard error that holds `words`."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(PATIENCE):
+            async for line in self.process.stderr:
+                if words in line.decode():
+                    return line.decode()
+        raise AssertionError(f"it ended without saying: {words}")
+
+    async def status(self) -> int:
+        async with asyncio.timeout(PATIENCE):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def listening(url: str, *options: str) -> AsyncIterator[Listening]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ROWBELL_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "rowbell", "listen", "alice", "--url", url, *options,
+        env=kept | {"ROWBELL_JWT_SECRET": SECRET},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield Listening(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_it_connects_as_the_user_and_prints_a_line_for_each_notification() -> None:
+    async with gateway() as server, listening(server.url) as alice:
+        client = await server.client()
+        assert client.user == "alice"
+        assert client.subscribe.destination == "/user/queue/notifications"
+
+        await client.send(shown(1, title="Hello\n\x1b[31m", body="there"), replayed=True)
+        await client.live()
+        await client.send(shown(2, event="updated", version=3))
+
+        first = (await alice.line()).split("\t")
+        assert first[:3] + first[4:] == ["created (replayed)", "#1", "v1", "COMMENT", "Hello \\x1b[31m", "there"]
+        assert (await alice.line()).startswith("updated\t#2\tv3\t")
+        await alice.says("connected to ws://127.0.0.1")
+        await alice.says("live")
+
+
+async def test_as_json_each_body_is_printed_as_it_came() -> None:
+    async with gateway() as server, listening(server.url, "--json") as alice:
+        client = await server.client()
+
+        await client.send(shown(1))
+        await client.send(DELETED)
+
+        assert await alice.line() == json.dumps(shown(1))
+        assert await alice.line() == json.dumps(DELETED)
+
+
+async def test_what_was_printed_is_acknowledged() -> None:
+    async with gateway() as server, listening(server.url, "--json") as alice:
+        client = await server.client()
+        assert client.subscribe.ack == "client-individual"
+
+        await client.send(shown(1))
+        await client.send(shown(2))
+
+        assert await client.acknowledgement() == (1, 1)
+        assert await client.acknowledgement() == (2, 1)
+        assert json.loads(await alice.line())["id"] == 1
+
+
+async def test_with_ack_auto_nothing_is_acknowledged() -> None:
+    async with gateway() as server, listening(server.url, "--json", "--ack", "auto") as alice:
+        client = await server.client()
+        assert client.subscribe.ack == "auto"
+
+        await client.send(shown(1))
+        await alice.line()
+        await client.socket.close()
+
+        async with asyncio.timeout(PATIENCE):
+            await client.ended.wait()
+        assert client.acknowledged.empty()
+
+
+async def test_after_a_reconnect_what_it_has_shown_is_acknowledged_and_not_shown_again() -> None:
+    async with gateway() as server, listening(server.url, "--json") as alice:
+        # given a row that was shown, and a gateway that went away
+        client = await server.client()
+        await client.send(shown(1))
+        await alice.line()
+        await client.socket.close(1012)
+        await alice.says("connection closed (1012); connecting again in")
+
+        # when it comes again, with others
+        client = await server.client()
+        await client.send(shown(1), replayed=True)
+        await client.send(shown(1, version=2, event="updated"), replayed=True)
+        await client.send(shown(2), replayed=True)
+
+        # then
+        assert [json.loads(await alice.line())["version"] for _ in range(2)] == [2, 1]
+        assert [await client.acknowledgement() for _ in range(3)] == [(1, 1), (1, 2), (2, 1)]
+
+
+async def test_it_waits_for_a_gateway_that_is_not_there_yet() -> None:
+    async with gateway() as server:
+        server.status = HTTPStatus.SERVICE_UNAVAILABLE
+        async with listening(server.url, "--json") as alice:
+            assert "503" in await alice.says("connecting again in")
+
+            client = await server.client()
+            await client.send(shown(1))
+
+            assert json.loads(await alice.line())["id"] == 1
+
+
+async def test_a_gateway_that_falls_silent_is_left() -> None:
+    # given one that promises a heart-beat every 100 ms and never sends one
+    async with gateway(beat=(100, 0)) as server, listening(server.url) as alice:
+        await alice.says("the gateway is silent; connecting again in")
+
+
+async def test_it_sends_the_heart_beats_it_promised() -> None:
+    async with gateway(beat=(0, 100)) as server, listening(server.url) as alice:
+        client = await server.client()
+        received: asyncio.Queue[None] = asyncio.Queue()
+        receive_data = client.connection.receive_data
+
+        def note(data: str | bytes) -> None:
+            if data == "\n":
+                received.put_nowait(None)
+            receive_data(data)
+
+        client.connection.receive_data = note  # type: ignore[method-assign]
+        await alice.says("connected")
+
+        async with asyncio.timeout(PATIENCE):
+            await received.get()
+
+
+async def test_a_refused_token_ends_it_with_the_gateways_reason() -> None:
+    async with gateway() as server:
+        server.refusal = "the token is refused: it has expired"
+        async with listening(server.url) as alice:
+            said = await alice.says("refuses")
+
+            assert said == "rowbell: the gateway refuses the connection: the token is refused: it has expired\n"
+            assert await alice.status() == 1
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND])
+async def test_a_handshake_that_will_never_succeed_ends_it(status: HTTPStatus) -> None:
+    async with gateway() as server:
+        server.status = status
+        async with listening(server.url) as alice:
+            assert await alice.says("answers") == f"rowbell: the gateway answers {status}: This is why.\n"
+            assert await alice.status() == 1
+
+
+async def test_a_url_of_another_kind_ends_it_without_showing_its_token() -> None:
+    async with listening("http://127.0.0.1/ws?token=hunter2") as alice:
+        assert await alice.says("not the URL") == (
+            "rowbell: http://127.0.0.1/ws?token=******** is not the URL of a WebSocket: ws://host:port/ws\n"
+        )
+        assert await alice.status() == 1
+
+
+async def test_a_token_from_elsewhere_names_the_user() -> None:
+    token = Tokens(SECRET).issue("bob", 60)
+    async with gateway() as server, listening(server.url, "--token", token) as listener:
+        assert (await server.client()).user == "bob"
+        assert "as bob" in await listener.says("connected")
+
+
+async def test_ctrl_c_ends_it_and_closes_the_connection() -> None:
+    async with gateway() as server, listening(server.url) as alice:
+        client = await server.client()
+
+        alice.process.send_signal(signal.SIGINT)
+
+        assert await alice.status() == 130
+        async with asyncio.timeout(PATIENCE):
+            await client.ended.wait()
+        assert client.socket.close_code == 1000
+
+
+async def test_it_ends_when_nobody_reads_what_it_prints() -> None:
+    # given a pipe whose reader has gone, as after `rowbell listen alice | head -1`
+    reader, writer = os.pipe()
+    os.close(reader)
+    async with gateway() as server:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rowbell", "listen", "alice", "--url", server.url,
+            env=os.environ | {"ROWBELL_JWT_SECRET": SECRET}, stdout=writer, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        os.close(writer)
+        client = await server.client()
+
+        await client.send(shown(1))
+
+        async with asyncio.timeout(PATIENCE):
+            _, err = await process.communicate()
+        assert process.returncode == 128 + signal.SIGPIPE
+        assert b"Traceback" not in err
+
+
+def test_only_a_newer_version_of_a_row_counts() -> None:
+    known = Known()
+
+    rows = [shown(1), shown(1), shown(1, 3), shown(1, 2), DELETED, DELETED, shown(1, 4), shown(2)]
+
+    assert [known.is_newer(row) for row in rows] == [True, False, True, False, True, False, False, True]
+
+
+def test_a_deletion_is_a_line_with_its_id() -> None:
+    assert plain(DELETED, replayed=False) == "deleted\t#1"
+
+
+def test_a_text_cannot_break_the_line_or_command_the_terminal() -> None:
+    assert one_line("a\tb\r\nc\x1b]0;x\x07\x9b31m\u202eé👋") == "a b  c\\x1b]0;x\\x07\\x9b31m\\u202eé👋"
