@@ -17,8 +17,9 @@ file: (state, command) to (handler, next state). A command that it does not have
 Frames are parsed one at a time, when they are asked for, because the meaning of one depends on the one before:
 a SUBSCRIBE that came in the same message as CONNECT has the escapes of the version that CONNECT agrees on. In
 CONNECTING it is the application's turn (whose is the token?), and there are no events until it has called
-`connected()`. In DISCONNECTING, INVALID and CLOSED there are none any more: what still comes is thrown away,
-and the subscriptions are gone, so that no message can follow an ERROR.
+`connected()`. In DISCONNECTING, INVALID and CLOSED there are none any more: what still comes is thrown away.
+In INVALID and CLOSED the subscriptions are gone, too, so that no message can follow an ERROR; a client that has
+said DISCONNECT may be sent what is on its way until it has its RECEIPT.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Connection:
         self._state = State.AWAITING_CONNECT
         self._parser = Parser(FIRST_FRAME_LIMIT)
 
-        # Tracks what the client is subscribed to, by id. Empty whenever no message may be sent.
+        # Tracks what the client is subscribed to, by id. Empty where no message may be sent.
         self._subscriptions: dict[str, Subscription] = {}
         # Tracks the number of the message that was sent last.
         self._number = 0
@@ -311,7 +312,7 @@ class Connection:
 
     def _disconnect(self, frame: Frame) -> Event:
         # "Clients MUST NOT send any more frames after the DISCONNECT frame is sent."
-        self._forget()
+        self._parser.clear()
         return Disconnect(_receipt_of(frame))
 
     def _refuse_transactions(self, frame: Frame) -> NoReturn:
