@@ -101,6 +101,14 @@ def test_wrong_arguments_are_explained_with_status_2(argv: list[str], rowbell: R
 MISSING = [
     (["token", "alice"], ["ROWBELL_JWT_SECRET"]),
     (["send", "alice", "Hello"], ["ROWBELL_DATABASE_URL"]),
+    (["listen", "alice"], ["ROWBELL_JWT_SECRET"]),
+    (["migrate"], ["ROWBELL_DATABASE_URL"]),
+    (["connector", "status"], ["ROWBELL_CONNECT_URL"]),
+    (["dispatch"], ["ROWBELL_KAFKA_BOOTSTRAP_SERVERS", "ROWBELL_REDIS_URL", "ROWBELL_RABBITMQ_URL"]),
+    (
+        ["serve"],
+        ["ROWBELL_DATABASE_URL", "ROWBELL_REDIS_URL", "ROWBELL_RABBITMQ_URL", "ROWBELL_JWT_SECRET"],
+    ),
 ]
 
 
@@ -109,9 +117,7 @@ def test_each_missing_setting_is_named_with_status_2(argv: list[str], names: lis
     result = rowbell(*argv)
 
     assert result.status == 2
-    assert [re.match(r"rowbell: (\w+) is not set\. .* Example: \1=", line)[1] for line in result.err.splitlines()] == (  # type: ignore[index]
-        names
-    )
+    assert re.findall(r"^rowbell: (\w+) is not set\. .* Example: \1=", result.err, re.MULTILINE) == names
     assert result.out == ""
 
 

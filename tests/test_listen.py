@@ -20,8 +20,8 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from rowbell.auth import Tokens, bearer
-from rowbell.cli.listen import one_line, plain
-from rowbell.cli.listener import Known
+from rowbell.cli.listen import coloured, one_line, plain
+from rowbell.cli.listener import Known, Listener
 from rowbell.stomp import server as stomp
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -50,6 +50,8 @@ class Client:
     user: str
     subscribe: stomp.Subscribe
     acknowledged: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
+    beaten: asyncio.Event = field(default_factory=asyncio.Event)
+    """It sent a heart-beat."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, row: dict[str, Any], replayed: bool = False) -> None:
@@ -90,6 +92,8 @@ class Gateway:
         try:
             async for data in socket:
                 connection.receive_data(data)
+                if data == stomp.HEART_BEAT and client is not None:
+                    client.beaten.set()
                 while event := connection.next_event():
                     match event:
                         case stomp.Connect() if self.refusal:
@@ -258,28 +262,36 @@ async def test_it_waits_for_a_gateway_that_is_not_there_yet() -> None:
             assert json.loads(await alice.line())["id"] == 1
 
 
-async def test_a_gateway_that_falls_silent_is_left() -> None:
+@asynccontextmanager
+async def listening_here(url: str, beat: tuple[int, int]) -> AsyncIterator[None]:
+    """The same in this process, with heart-beats that a test can wait for."""
+    listener = Listener(url, lambda: Tokens(SECRET).issue("alice", 60), "auto", lambda *_: None, beat)
+    task = asyncio.create_task(listener.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_gateway_that_falls_silent_is_left_for_another_connection() -> None:
     # given one that promises a heart-beat every 100 ms and never sends one
-    async with gateway(beat=(100, 0)) as server, listening(server.url) as alice:
-        await alice.says("the gateway is silent; connecting again in")
+    async with gateway(beat=(100, 0)) as server, listening_here(server.url, beat=(0, 100)):
+        silent = await server.client()
+
+        again = await server.client()
+
+        assert again is not silent
+        async with asyncio.timeout(PATIENCE):
+            await silent.ended.wait()
 
 
 async def test_it_sends_the_heart_beats_it_promised() -> None:
-    async with gateway(beat=(0, 100)) as server, listening(server.url) as alice:
+    async with gateway(beat=(0, 100)) as server, listening_here(server.url, beat=(100, 0)):
         client = await server.client()
-        received: asyncio.Queue[None] = asyncio.Queue()
-        receive_data = client.connection.receive_data
-
-        def note(data: str | bytes) -> None:
-            if data == "\n":
-                received.put_nowait(None)
-            receive_data(data)
-
-        client.connection.receive_data = note  # type: ignore[method-assign]
-        await alice.says("connected")
 
         async with asyncio.timeout(PATIENCE):
-            await received.get()
+            await client.beaten.wait()
 
 
 async def test_a_refused_token_ends_it_with_the_gateways_reason() -> None:
@@ -358,6 +370,20 @@ def test_only_a_newer_version_of_a_row_counts() -> None:
 
 def test_a_deletion_is_a_line_with_its_id() -> None:
     assert plain(DELETED, replayed=False) == "deleted\t#1"
+
+
+def test_on_a_terminal_the_title_stands_first_and_data_is_json() -> None:
+    row = shown(1, title="[red]Hello", body="one\ntwo", data={"postId": "p-100"}, readAt=0)
+
+    first, *below = coloured(row, replayed=True).plain.splitlines()
+
+    assert first.startswith("created #1 v1  ")
+    assert first.endswith("  [red]Hello  COMMENT, replayed, read")
+    assert below == ["        one two", '        {"postId": "p-100"}']
+
+
+def test_on_a_terminal_a_deletion_is_its_id() -> None:
+    assert coloured(DELETED, replayed=False).plain == "deleted #1"
 
 
 def test_a_text_cannot_break_the_line_or_command_the_terminal() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -93,16 +94,16 @@ def coloured(row: dict[str, Any], replayed: bool) -> Text:
     from rich.text import Text
 
     style = {"created": "bold green", "updated": "yellow", "deleted": "red"}.get(row["event"], "")
-    text = Text.assemble((f"{row['event']:8}", style), (f"#{row['id']}", "dim"))
+    text = Text.assemble((f"{row['event']} ", style), (f"#{row['id']}", "dim"))
     if row["event"] == "deleted":
         return text
     text.append(f" v{row['version']}  {_time(row['createdAt'])}  ", "dim").append(one_line(row["title"]), "bold")
     marks = [row["type"], *(["replayed"] if replayed else []), *(["read"] if row["readAt"] is not None else [])]
     text.append(f"  {', '.join(marks)}", "cyan")
     if row["body"]:
-        text.append("\n         ").append(one_line(row["body"]))
+        text.append("\n        ").append(one_line(row["body"]))
     if row["data"]:
-        text.append("\n         ").append(one_line(str(row["data"])), "dim")
+        text.append("\n        ").append(one_line(json.dumps(row["data"], ensure_ascii=False)), "dim")
     return text
 
 

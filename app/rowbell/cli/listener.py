@@ -29,6 +29,8 @@ SUBPROTOCOL = Subprotocol("v12.stomp")
 
 ANSWER_TIMEOUT = 15.0
 """Seconds for the gateway to accept the connection, and for it to answer CONNECT."""
+BEAT = (10_000, 10_000)
+"""Milliseconds: how often we can send a heart-beat, and how often we want to hear one."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
 """Seconds between attempts to connect."""
 
@@ -54,11 +56,14 @@ class Listener:
     `token` gives the token for the next connection. `show` is acknowledged when it returns.
     """
 
-    def __init__(self, url: str, token: Callable[[], str], ack: AckMode, show: Show) -> None:
+    def __init__(
+        self, url: str, token: Callable[[], str], ack: AckMode, show: Show, beat: tuple[int, int] = BEAT
+    ) -> None:
         self._url = url
         self._token = token
         self._ack = ack
         self._show = show
+        self._beat = beat
         self._known = Known()
         self._connected = False
         """Tracks whether the gateway has let us in, on the present connection."""
@@ -99,7 +104,7 @@ class Listener:
             await socket.close()
 
     async def _converse(self, socket: ClientConnection, token: str) -> str:
-        client = Client(versions=("1.2",))
+        client = Client(versions=("1.2",), beat=self._beat)
         beats: asyncio.Task[None] | None = None
         try:
             await socket.send(client.connect({"Authorization": f"Bearer {token}"}))
