@@ -45,7 +45,7 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update
     # shellcheck disable=SC2086  # a list of names
-    apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends $packages >&2
+    apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends $packages >/dev/null
     allow_services
 }
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rowbell.connector.definition import Definition
 
 TIMEOUT = 60
-"""Seconds. A first start takes 5 to 10: a snapshot, then a heart-beat."""
+"""Seconds. A start takes 2 to 5, an update up to 10: it waits for two heart-beats."""
 
 EXAMPLE = """example:
   rowbell connector apply
@@ -72,11 +72,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _apply(connect: Connect, definition: Definition) -> int:
-    from rowbell.connector.apply import apply, wait_until_streaming
+    from rowbell.connector.apply import Applied, apply, wait_until_streaming
 
     done = apply(connect, definition)
     print(f"{definition.name}: {done.value}", flush=True)
-    wait_until_streaming(connect, definition.name)
+    wait_until_streaming(connect, definition.name, moves=2 if done is Applied.UPDATED else 1)
     print(f"{definition.name}: streaming")
     return 0
 

@@ -32,21 +32,25 @@ def apply(connect: Connect, definition: Definition) -> Applied:
     return Applied.CREATED if present is None else Applied.UPDATED
 
 
-def wait_until_streaming(connect: Connect, name: str) -> None:
-    """Wait until connector and task run, and a change has come through since we began to look.
+def wait_until_streaming(connect: Connect, name: str, moves: int = 1) -> None:
+    """Wait until connector and task run, and the position has moved so often since we began to look.
 
-    RUNNING alone proves nothing: a task can fail a second later, or hang in its start. The position moves with the
-    connector's heart-beat, a row that it writes itself every `heartbeat.interval.ms`, so it moves on a quiet
-    database too; Connect writes it down after the record is in Kafka. ConnectorError with the first line of the
-    trace when a part fails.
+    RUNNING alone proves nothing: a task can fail a second later, or repeat its start for ever. The position moves with
+    the connector's heart-beat, a row that it writes itself every `heartbeat.interval.ms`, so it moves on a quiet
+    database too; Connect writes it down after the record is in Kafka. After an update ask for two moves: the task that
+    is being replaced writes its last position. ConnectorError with the first line of the trace when a part fails.
     """
-    before = connect.offsets(name)
+    position = connect.offsets(name)
+    seen = 0
 
     def streams() -> bool:
+        nonlocal position, seen
         status = connect.status(name)
         if status and status.failure:
             raise ConnectorError(f"The connector {name} failed: {status.failure}")
-        return bool(status and status.is_running) and connect.offsets(name) not in (None, before)
+        if (now := connect.offsets(name)) not in (None, position):
+            position, seen = now, seen + 1
+        return bool(status and status.is_running) and seen >= moves
 
     _wait(connect, streams, name)
 
