@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """`rowbell dispatch [--from-end]`."""
     parser = subparsers.add_parser(
         "dispatch",
-        help="run a dispatcher: from Kafka to the gateways of those who are connected",
+        help="run a dispatcher, from Kafka to the gateways",
         description="Run one dispatcher until SIGTERM or Ctrl-C. It waits for Kafka, Redis and RabbitMQ.",
         epilog=EXAMPLE,
     )

@@ -18,7 +18,7 @@ example:
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = subparsers.add_parser(
         "serve",
-        help="run a gateway: clients connect to it with STOMP over WebSocket",
+        help="run a gateway, to which clients connect",
         description="Run one gateway until SIGTERM or Ctrl-C. Run as many as you like, behind any load balancer.",
         epilog=EXAMPLE,
     )
