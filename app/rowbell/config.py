@@ -165,7 +165,9 @@ class Settings:
         _secret,
         hide=_hide_all,
     )
-    host: str = _setting("the address a gateway listens on", "127.0.0.1", default="127.0.0.1")
+    host: str = _setting(
+        "the address that a gateway, and the metrics of every process, listen on", "127.0.0.1", default="127.0.0.1"
+    )
     port: int = _setting("the port a gateway listens on; 0 takes a free one", "8114", _whole(0, 65535), default=8114)
     metrics_port: int | None = _setting(
         "the port of Prometheus metrics on the same address; unset: none; 0 takes a free one",

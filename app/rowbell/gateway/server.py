@@ -49,9 +49,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise SettingsError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. "
+            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}. "
             "Stop what uses the port, or set ROWBELL_HOST and ROWBELL_PORT."
         ) from None
     # Accepted sockets inherit these: a client that vanished without a word, and has no heart-beats, is found too.

@@ -79,8 +79,9 @@ class Sweeper:
             self._found = None
         tick = await self._inbox.tick(self._previous, self._registry.recipients)
         if tick.epoch is None:
-            log.warning("epoch_ended", reason="PostgreSQL crashed, failed over or was restored")
-            await self._inbox.new_epoch()
+            if self._previous is not None:
+                log.warning("epoch_ended", reason="PostgreSQL crashed, failed over or was restored")
+            log.info("epoch_begun", epoch=str(await self._inbox.new_epoch()))
             self._previous = None
             tick = await self._inbox.tick(None, self._registry.recipients)
         if not self._epoch_seen(tick.epoch):
