@@ -28,6 +28,15 @@ from rowbell.stomp.server import (
 RECEIPTS = st.none() | st.text("r:\\ é", min_size=1)
 MODES = st.sampled_from(["auto", "client", "client-individual"])
 
+BROKEN = [
+    "CONNECT\naccept-version:1.2\nreceipt:r\n\n\0",
+    "SUBSCRIBE\nid:x\nreceipt:r\n\n\0",
+    "BEGIN\ntransaction:t\nreceipt:r\n\n\0",
+    "NONSENSE\nreceipt:r\n\n\0",
+    "SEND\nno colon\nreceipt:r\n\n\0",
+    "SEND\ncontent-length:1\nreceipt:r\n\nab\0",
+]
+
 
 class Conversation(RuleBasedStateMachine):
     """A client writes frames; the model knows what each must lead to. When a connection ends, another one begins.
@@ -106,51 +115,41 @@ class Conversation(RuleBasedStateMachine):
         self.server.receive_data(line_ends)
         assert self.server.next_event() is None
 
-    @rule(receipt=RECEIPTS)
-    def disconnect(self, receipt: str | None) -> None:
-        assert self.tell(self.client.disconnect(receipt=receipt)) == Disconnect(receipt)
-        if receipt is not None:
-            assert self.hear(self.server.receipt(receipt)) == stomp.Receipt(receipt)
-        self.is_over()
-
-    @rule(
-        frame=st.sampled_from(
-            [
-                "CONNECT\naccept-version:1.2\nreceipt:r\n\n\0",
-                "SUBSCRIBE\nid:x\nreceipt:r\n\n\0",
-                "BEGIN\ntransaction:t\nreceipt:r\n\n\0",
-                "NONSENSE\nreceipt:r\n\n\0",
-                "SEND\nno colon\nreceipt:r\n\n\0",
-                "SEND\ncontent-length:1\nreceipt:r\n\nab\0",
-            ]
-        )
-    )
-    def break_the_protocol(self, frame: str) -> None:
-        self.is_refused(frame, "r")
-
     # ---- What the server does ----
 
-    @rule(target=messages, id=ids, body=st.text("{}é\n", max_size=5))
-    def message(self, id: str, body: str) -> Any:
-        token = next(self.tokens)
+    @rule(target=messages, id=ids, bodies=st.lists(st.text("{}é\n", max_size=5), min_size=1, max_size=4))
+    def send_messages(self, id: str, bodies: list[str]) -> Any:
         if id not in self.modes:
             with pytest.raises(LocalProtocolError):
-                self.server.message(id, "", body, token)
+                self.server.message(id, "", bodies[0], "token")
             return multiple()
+        sent = [(self.server, *self.message(id, body)) for body in bodies]
+        return multiple() if self.modes[id] == "auto" else multiple(*sent)
+
+    def message(self, id: str, body: str) -> tuple[stomp.Message, int]:
+        token = next(self.tokens)
         message = self.hear(self.server.message(id, "event:created\n", body, token))
         assert isinstance(message, stomp.Message)
         assert (message.subscription, message.destination, message.body) == (id, f"/d/{id}", body.encode())
         assert message.headers["event"] == "created"
-        if self.modes[id] == "auto":
-            assert message.ack == ""
-            return multiple()
+        assert bool(message.ack) == (self.modes[id] != "auto")
         self.waiting[id].append(token)
-        return self.server, message, token
+        return message, token
 
-    @rule(message=st.text("ab:\\\n "))
-    def refuse(self, message: str) -> None:
-        assert isinstance(self.hear(self.server.error(message)), stomp.Error)
-        self.is_over()
+    # ---- How it ends ----
+
+    # One rule for all of them, so that a conversation is long enough for something to have happened.
+    @rule(end=st.sampled_from(["DISCONNECT", "ERROR", *BROKEN]), text=st.text("ab:\\\n "))
+    def end(self, end: str, text: str) -> None:
+        if end == "DISCONNECT":
+            assert self.tell(self.client.disconnect(receipt="r")) == Disconnect("r")
+            assert self.hear(self.server.receipt("r")) == stomp.Receipt("r")
+            self.is_over()
+        elif end == "ERROR":
+            assert isinstance(self.hear(self.server.error(text)), stomp.Error)
+            self.is_over()
+        else:
+            self.is_refused(end, "r")
 
     # ---- How they talk ----
 

@@ -101,7 +101,11 @@ class Parser:
     def _read_head(self) -> bool:
         buffer = self._buffer
         start = self._position
-        if start == len(buffer) or (not _A <= buffer[start] <= _Z and not self._skip_line_ends()):
+        if start == len(buffer):
+            # Thousands of idle connections would each keep the last message.
+            self.clear()
+            return False
+        if not _A <= buffer[start] <= _Z and not self._skip_line_ends():
             return False
         start = self._position
         end = buffer.find(b"\n\n", self._searched)
