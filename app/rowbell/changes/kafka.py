@@ -23,7 +23,7 @@ CLOSE_SECONDS = 5.0
 """How long leaving the group may take at a stop."""
 SESSION_SECONDS = 6
 """How long a member that was killed keeps its partitions: the shortest that brokers allow unless told otherwise."""
-REQUEST_SECONDS = 10.0
+REQUEST_SECONDS = 5.0
 """How long one question to Kafka may take when somebody waits at a terminal."""
 _HAS_MEMBERS = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS}
 
@@ -117,16 +117,16 @@ class KafkaChanges:
         self._thread.start()
 
 
-def skip_to_end(servers: str, topic: str, group: str) -> dict[int, int]:
+def skip_to_end(servers: str, topic: str, group: str, patience: float = SESSION_SECONDS + 4) -> dict[int, int]:
     """Set the group's offsets to the end of the topic, and return them by partition. Blocks.
 
     Kafka takes this only from a group without members: while dispatchers run, StreamUnavailable says so. One that
-    was killed is a member for its session, so it is tried for a little longer than that.
+    was killed is a member for its session, so it is tried for a little longer than that: `patience`, in seconds.
     """
     consumer = Consumer({"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False, "log_level": 2})
     try:
         ends = _ends(consumer, topic)
-        _commit_as_nobody(consumer, ends)
+        _commit_as_nobody(consumer, ends, time.monotonic() + patience)
         return {end.partition: end.offset for end in ends}
     except KafkaException as error:
         raise StreamUnavailable(f"Kafka at {servers}, topic {topic}: {cause(error).str()}") from error
@@ -145,8 +145,7 @@ def _ends(consumer: Consumer, topic: str) -> list[TopicPartition]:
     ]
 
 
-def _commit_as_nobody(consumer: Consumer, ends: list[TopicPartition]) -> None:
-    deadline = time.monotonic() + SESSION_SECONDS + 4
+def _commit_as_nobody(consumer: Consumer, ends: list[TopicPartition], deadline: float) -> None:
     while True:
         try:
             consumer.commit(offsets=ends, asynchronous=False)

@@ -121,7 +121,7 @@ class ConsumerThread:
     def _turn(self) -> None:
         self._finished.clear()
         self._store()
-        if len(self._unfinished) < MAX_UNFINISHED:
+        if sum(not handed.done for handed in self._unfinished) < MAX_UNFINISHED:
             self._resume()
         elif not self._paused:
             if self._finished.wait(PATIENCE_SECONDS):
