@@ -21,7 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg import sql
+from psycopg.rows import TupleRow
+
+from rowbell.inbox.schema import migrate
 
 DEADLINE = 30.0
 """Seconds that a server may take to start, to stop or to recover."""
@@ -36,6 +40,10 @@ SETTINGS = {
     "shared_buffers": "64MB",
     "log_min_messages": "warning",
 }
+
+
+LOGINS = {"an_app": "rowbell_app", "a_gateway": "rowbell_gateway", "a_connector": "rowbell_connector"}
+"""Logins that `migrated` makes, each with one of our roles and no other right."""
 
 
 def debian(version: int) -> Path:
@@ -102,7 +110,7 @@ class PostgresServer:
     def url(self, database: str, user: str = "postgres") -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
-    def connect(self, database: str = "postgres", user: str = "postgres") -> psycopg.Connection:
+    def connect(self, database: str = "postgres", user: str = "postgres") -> psycopg.Connection[TupleRow]:
         """A connection in autocommit mode."""
         return psycopg.connect(self.url(database, user), autocommit=True)
 
@@ -164,6 +172,36 @@ def running(binaries: Path, **settings: str) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.remove()
+
+
+@contextmanager
+def migrated(server: PostgresServer) -> Iterator[str]:
+    """A database with our tables, to make others from (it takes 50 ms instead of 200); the value is its name."""
+    with server.database() as template:
+        migrate(server.url(template))
+        with server.connect() as connection:
+            for login, role in LOGINS.items():
+                connection.execute(
+                    sql.SQL("CREATE ROLE {} LOGIN IN ROLE {}").format(*map(sql.Identifier, (login, role)))
+                )
+        yield template
+        with server.connect() as connection:
+            for login in LOGINS:
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(login)))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """PostgreSQL 15, the oldest that we support."""
+    with running(debian(15)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres18() -> Iterator[PostgresServer]:
+    """PostgreSQL 18, the newest."""
+    with running(wheel()) as server:
+        yield server
 
 
 def _unprivileged() -> pwd.struct_passwd | None:

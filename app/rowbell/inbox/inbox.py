@@ -20,6 +20,8 @@ from rowbell.snapshot import EMPTY, Snapshot
 
 UNFILTERED = 5000
 """Keys that a tick reads whoever they are for; beyond it asks for its recipients only."""
+OF_ONE = 1000
+"""Keys of one recipient that a tick reads then. Who has that many is not followed key by key, but reads pages."""
 
 COLUMNS = Notification.__struct_fields__
 """In the order of `statements.ROWS`."""
@@ -45,7 +47,7 @@ class Tick:
     recipients: frozenset[str]
     """Those who were registered when the snapshot had been taken: only for them is `keys` complete."""
     keys: list[Key]
-    """In no order. May hold keys of other recipients."""
+    """In no order. May hold keys of other recipients. Where there are OF_ONE of a recipient, there may be more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Found:
     ids: array[int] = field(default_factory=lambda: array("q"))
     """Of rows, ascending."""
     deleted: dict[int, int] = field(default_factory=dict)
-    """Of tombstones: id → deleted_tx. None of these ids is meant to be in `ids`."""
+    """Of tombstones: id → deleted_tx. Their ids are not in `ids`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Inbox:
         self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
         """For what is one statement: it saves the round trips of BEGIN and COMMIT."""
         self._swept: UUID | None = None
-        """Tracks the epoch that the last tick read, so that of the `previous` given to the next one."""
+        """Tracks the epoch of the last tick's snapshot, which is the `previous` of the next one."""
         self._refused: UUID | None = None
         """Tracks the epoch under which time went backwards: its row is there, and yet it has ended."""
 
@@ -108,7 +110,8 @@ class Inbox:
         """
         async with _transaction(self._reading) as connection:
             snapshot, epoch = await self._now(connection, previous.xmax if previous else 0)
-            self._swept = epoch.id if epoch else None
+            if epoch:
+                self._swept = epoch.id
             registered = frozenset(recipients())
             keys = await _keys(connection, previous, registered) if previous and epoch else []
             return Tick(snapshot, epoch, registered, keys)
@@ -173,7 +176,8 @@ async def _keys(connection: AsyncConnection, previous: Snapshot, recipients: fro
     unseen = _unseen(previous)
     rows = (await connection.execute(statements.KEYS, unseen | {"most": UNFILTERED + 1})).all()
     if len(rows) > UNFILTERED:
-        rows = (await connection.execute(statements.KEYS_OF, unseen | {"recipients": list(recipients)})).all()
+        parameters = unseen | {"recipients": list(recipients), "most": OF_ONE}
+        rows = (await connection.execute(statements.KEYS_OF, parameters)).all()
     return [Key(*row) for row in rows]
 
 

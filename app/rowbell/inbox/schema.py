@@ -15,7 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, exc, text
 
 import rowbell
 from rowbell.errors import DatabaseError, DatabaseUnavailable
@@ -26,7 +26,13 @@ from rowbell.inbox.tables import VERSION_TABLE
 LOCK = 0x726F7762656C6C01
 """The advisory lock of who migrates: "rowbell" in ASCII, and 1."""
 
+OLDEST = 150000
+"""PostgreSQL 15, as server_version_num."""
+
 ROLES = ("rowbell_app", "rowbell_gateway", "rowbell_connector")
+
+TAKEN = (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateFunction)
+"""A relation, a publication, a function."""
 
 WAIT_FOR_THE_OTHERS = text("SELECT pg_advisory_xact_lock(:lock)")
 """Held to the end of the transaction: of two that migrate at once, the second finds the work done."""
@@ -62,7 +68,7 @@ class Server:
 
     def complaint(self) -> str | None:
         """Why Rowbell cannot use this server, and what to do about it."""
-        if self.number < 150000:
+        if self.number < OLDEST:
             return (
                 f"PostgreSQL {self.version} is too old: Rowbell needs 15 or later, for publications with a list of "
                 "columns. Upgrade the server."
@@ -124,7 +130,7 @@ class Outcome:
 
 
 def migrate(database_url: str, new_epoch: bool = False) -> Outcome:
-    """Bring the database to the newest schema, in one transaction; safe when several do it at once.
+    """Bring the database to the newest schema, in one transaction; safe when several processes do it at once.
 
     DatabaseError says what stands in the way and how to change it, DatabaseUnavailable that nothing answers.
     """
@@ -148,6 +154,13 @@ def _upgrade(connection: Connection) -> None:
         raise DatabaseError(
             f"the schema has a version that this Rowbell does not know ({error}): a newer one migrated it. "
             "Upgrade this Rowbell."
+        ) from error
+    except exc.ProgrammingError as error:
+        if not isinstance(error.orig, TAKEN):
+            raise
+        raise DatabaseError(
+            f"{error.orig}: something of this name that is not Rowbell's is in the database. Rename it, or give "
+            "Rowbell another database. Nothing was changed."
         ) from error
 
 

@@ -47,13 +47,18 @@ KEYS = _statement(f"""
 """What changed, whoever it is for: matching recipients in memory is cheaper (1 ms for 10,000) than in SQL (16 ms)."""
 
 KEYS_OF = _statement(f"""
-    SELECT id, recipient_id, version, changed_tx AS tx FROM notification
-    WHERE recipient_id = ANY(:recipients) AND {UNSEEN.format(tx="changed_tx")}
-    UNION ALL
-    SELECT id, recipient_id, {DELETED}, deleted_tx FROM notification_deleted
-    WHERE recipient_id = ANY(:recipients) AND {UNSEEN.format(tx="deleted_tx")}
+    SELECT id, recipient_id, version, tx FROM (
+        SELECT id, recipient_id, version, tx, row_number() OVER (PARTITION BY recipient_id) AS count FROM (
+            SELECT id, recipient_id, version, changed_tx AS tx FROM notification
+            WHERE recipient_id = ANY(:recipients) AND {UNSEEN.format(tx="changed_tx")}
+            UNION ALL
+            SELECT id, recipient_id, {DELETED}, deleted_tx FROM notification_deleted
+            WHERE recipient_id = ANY(:recipients) AND {UNSEEN.format(tx="deleted_tx")}
+        ) AS unseen
+    ) AS counted WHERE count <= :most
 """)
-"""The same for these recipients only, when much changed: somebody writes rows for a million users."""
+"""The same for these recipients only, and so many of each, when much changed: an UPDATE of a million rows of one user
+would come as a million keys, 1.6 s without an end in memory."""
 
 _IDS = "string_agg(int8send(id), ''::bytea ORDER BY id)"
 """Ids as 8 bytes each, big-endian: a million rows of one recipient come as one value, without a Python object each."""
