@@ -233,13 +233,13 @@ class RabbitMQReceiver:
 
     async def bundles(self) -> AsyncIterator[list[Change]]:
         while (message := await self._messages.get()) is not None:
+            await self._acknowledge(message)
             try:
                 changes = decode_bundle(message.body)
             except ValueError as problem:
                 log.error("bundle_unreadable", problem=str(problem))
             else:
                 yield changes
-            await self._acknowledge(message)
             # `get` does not suspend while there is something: let the sockets have their turn between bundles.
             await asyncio.sleep(0)
         raise BusUnavailable(f"RabbitMQ at {self._where}: the connection of {self.gateway} is lost")
