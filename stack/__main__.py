@@ -15,7 +15,8 @@ from rich.table import Table
 from stack.errors import StackError
 from stack.home import CHECKOUT, Home
 from stack.pipeline import PROCESSES, SERVERS, Stack
-from stack.ports import OWNERS, Ports, default_ports
+from stack.ports import OWNERS, Ports
+from stack.supervision import processes_of
 
 SHOWN = ("postgres", "tables", "redis", "epmd", "rabbitmq", "kafka", "connect", "connector", *PROCESSES)
 
@@ -58,7 +59,7 @@ def main() -> int:
     """Run one command; the result is the process's exit status."""
     args = _parser().parse_args()
     try:
-        stack = Stack(Home(args.home.absolute()), default_ports(os.environ))
+        stack = Stack.at(Home(args.home.absolute()), os.environ)
         status: int = args.run(stack)
     except StackError as error:
         console.print(f"[red]{args.command} failed.[/] {error}", soft_wrap=True, markup=True)
@@ -107,8 +108,9 @@ def _start(stack: Stack) -> int:
 
 def _stop(stack: Stack) -> int:
     if not stack.programs():
-        stack.stop()  # a supervisord that was killed leaves its programs
-        console.print("Nothing runs.")
+        left = processes_of(stack.home)
+        stack.stop()
+        console.print("Nothing ran but what a killed supervisord left; that is ended." if left else "Nothing runs.")
         return 0
     began = time.monotonic()
     stack.stop()

@@ -46,16 +46,17 @@ def of_owner(home: Home, ports: Ports) -> dict[str, str]:
 
 
 def write_files(home: Home, ports: Ports) -> None:
-    """`env` for a person to source, and `processes.env` for the dispatcher and the gateways."""
+    """`env` for a person to source, `processes.env` for the dispatcher and the gateways, and `ports.env` for us."""
     app_url = postgres.url(home, ports, "app")
     person = (
         f"# Made by `make stack`. Source it in {CHECKOUT}:  . {_shown(home.env_file)}\n"
         "# The database login owns the tables, so that you can migrate as well as insert. The gateways and the\n"
-        f"# dispatcher use another (processes.env). An application would use one with the role rowbell_app:\n"
+        "# dispatcher use another (processes.env). An application would use one with the role rowbell_app:\n"
         f"#   psql {app_url}\n" + exports(of_owner(home, ports)) + f'export PATH="{BIN}:$PATH"\n'
     )
     write_private(home.env_file, person)
     write_private(home.processes_env_file, exports(of_processes(home, ports)))
+    write_private(home.ports_file, "".join(f"{name}={port}\n" for name, port in ports.items()))
 
 
 def _shown(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -44,6 +45,11 @@ class Home:
         """What the dispatcher and the gateways run with."""
         return self.path / "processes.env"
 
+    @property
+    def ports_file(self) -> Path:
+        """The ports of what runs, whatever stack/ports.env says by now."""
+        return self.path / "ports.env"
+
     def log(self, program: str) -> Path:
         return self.path / "logs" / f"{program}.log"
 
@@ -52,7 +58,7 @@ class Home:
         if (size := len(os.fsencode(self.path))) > LONGEST_HOME:
             raise StackError(
                 f"{self.path} has {size} bytes, and a socket in it can have at most {LONGEST_HOME}: "
-                "give a shorter directory, as in: python -m stack start --home ~/.rowbell"
+                "give a shorter directory, as in: python -m stack --home ~/.rowbell start"
             )
         if not self.path.exists():
             # As root, Postgres runs as another user who must pass through to its data.
@@ -72,7 +78,11 @@ class Home:
         """
         file = self.directory("secrets") / name
         if not file.exists():
-            write_private(file, secrets.token_hex(32))
+            candidate = file.with_name(f"{name}.{secrets.token_hex(4)}")
+            write_private(candidate, secrets.token_hex(32))
+            with contextlib.suppress(FileExistsError):  # another thread was quicker: its secret counts
+                os.link(candidate, file)
+            candidate.unlink()
         return file.read_text()
 
 

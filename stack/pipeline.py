@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Literal
@@ -54,6 +54,12 @@ class Stack:
             "gateway-8115": lambda: _is_ok(self.ports["STACK_GATEWAY_8115_PORT"], "/ready"),
         }
 
+    @classmethod
+    def at(cls, home: Home, environ: Mapping[str, str]) -> Stack:
+        """The stack of this home: on the ports that it runs on, or else on those it would start on."""
+        runs = home.ports_file.exists() and Supervisor(home).is_running()
+        return cls(home, ports.default_ports({}, home.ports_file) if runs else ports.default_ports(environ))
+
     # What runs with the stack gets its settings here
 
     @property
@@ -75,11 +81,13 @@ class Stack:
     def start(self, report: Report = lambda program, state: None) -> None:
         """Start everything that does not run, and wait until it answers. Safe to repeat after a failure."""
         self._start_servers(report, (*SERVERS, *PROCESSES))
-        self._together([partial(self._bring_up, name, report) for name in PROCESSES])
+        processes = [partial(self._bring_up, name, report) for name in PROCESSES]
+        self._together([partial(self._bring_up_connector, report), *processes])
 
     def start_servers(self, report: Report = lambda program, state: None) -> None:
         """The servers alone, with tables and connector: no dispatcher, no gateway."""
         self._start_servers(report, SERVERS)
+        self._bring_up_connector(report)
 
     def is_up(self) -> bool:
         """Whether all of it runs and answers."""
@@ -120,7 +128,7 @@ class Stack:
             raise StackError(f"{program} does not run")
         os.killpg(pid, with_signal)
         if with_signal == signal.SIGKILL:
-            self._wait(lambda: self.programs()[program].pid != pid, f"{program} did not die")
+            self._wait(lambda: self.programs()[program].pid != pid, lambda: f"{program} did not die")
 
     def wait_until_answers(self, program: str) -> None:
         """StackError with the end of its log if it dies, or does not answer in two minutes."""
@@ -130,7 +138,7 @@ class Stack:
                 raise StackError(f"{program} ended at its start.{self._log_end(program)}")
             return self._answers[program]()
 
-        self._wait(answers_or_died, f"{program} does not answer in {START_SECONDS} s.{self._log_end(program)}")
+        self._wait(answers_or_died, lambda: f"{program} does not answer.{self._log_end(program)}")
 
     # Private: the order of a start
 
@@ -149,9 +157,6 @@ class Stack:
                 lambda: self._bring_up_connect(report),
             ]
         )
-        report("connector", "starting")
-        self._rowbell("connector", "apply")
-        report("connector", "up")
 
     def _bring_up_postgres(self, report: Report) -> None:
         report("postgres", "preparing")
@@ -182,6 +187,11 @@ class Stack:
         # It loads its classes while Kafka does, and waits for it for a minute by itself.
         connect.prepare(self.home, self.ports)
         self._bring_up("connect", report)
+
+    def _bring_up_connector(self, report: Report) -> None:
+        report("connector", "starting")
+        self._rowbell("connector", "apply")
+        report("connector", "up")
 
     def _bring_up(self, program: str, report: Report) -> None:
         report(program, "starting")
@@ -217,11 +227,11 @@ class Stack:
         lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else []
         return "\n".join((f" The end of {log}:", *lines))
 
-    def _wait(self, condition: Callable[[], bool], problem: str) -> None:
+    def _wait(self, condition: Callable[[], bool], problem: Callable[[], str]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                raise StackError(problem)
+                raise StackError(problem())
             if self._given_up.is_set():
                 raise StackError("Given up, because something else failed")
             time.sleep(0.1)
