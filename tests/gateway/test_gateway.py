@@ -253,6 +253,47 @@ class TestSession:
             assert client.subscriptions[0].ids("deleted") == [id]
 
 
+class TestTime:
+    """The one timer of all sessions, with its hands moved."""
+
+    @staticmethod
+    def later(running: Running, seconds: float) -> None:
+        for session in tuple(running.gateway._sessions):
+            session.beat(asyncio.get_running_loop().time() + seconds)
+
+    async def test_who_does_not_connect_in_ten_seconds_is_closed(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await opened.send("CONNECT\n")
+            self.later(running_gateway, 9)
+            assert opened.close_code is None
+            self.later(running_gateway, 11)
+            assert "CONNECT" in (await next_frame(opened)).headers["message"]
+            assert await close_code(opened) == 1008
+
+    async def test_a_silent_session_is_sent_a_heart_beat(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            assert (await say_hello(opened, **{"heart-beat": "0,4000"})).headers["heart-beat"] == "10000,10000"
+            self.later(running_gateway, 9)
+            async with asyncio.timeout(5):
+                assert await opened.recv() == "\n"
+
+    async def test_a_client_that_promised_heart_beats_and_vanished_is_closed(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened, **{"heart-beat": "4000,0"})
+            self.later(running_gateway, 15)
+            assert opened.close_code is None
+            self.later(running_gateway, 26)
+            assert "heart-beat" in (await next_frame(opened)).headers["message"]
+            assert await close_code(opened) == 1002
+
+    async def test_a_client_that_promised_none_may_be_silent(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            self.later(running_gateway, 3600)
+            await opened.send("DISCONNECT\nreceipt:still-here\n\n\0")
+            assert (await next_frame(opened)).headers["receipt-id"] == "still-here"
+
+
 class TestEnding:
     async def test_sigterm_closes_sessions_with_1012_and_refuses_others(
         self, running_gateway: Running, database: Database

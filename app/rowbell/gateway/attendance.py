@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 
 from rowbell.backoff import backoff
 from rowbell.errors import PresenceUnavailable
@@ -28,6 +29,8 @@ class Attendance:
         self._changed: dict[str, None] = {}
         """Tracks users who came or went since the last write, in order; what is true is asked when it is written."""
         self._wanted = asyncio.Event()
+        self._again_at = 0.0
+        """Tracks when everybody is added again (the loop's clock)."""
         self._told: asyncio.Future[None] | None = None
         """Done when what changed by now has been written, or could not be."""
 
@@ -85,11 +88,13 @@ class Attendance:
                 log.warning("presence_unavailable", reason=str(error))
 
     async def _wait(self) -> None:
-        """Until something changed, or it is time to add everybody again."""
-        try:
-            async with asyncio.timeout(AGAIN):
+        """Until something changed, or it is time to add everybody again; on a busy gateway something always has."""
+        clock = asyncio.get_running_loop().time
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._again_at):
                 await self._wanted.wait()
-        except TimeoutError:
+        if clock() >= self._again_at:
+            self._again_at = clock() + AGAIN
             self.note(*self._registry.recipients())
         self._wanted.clear()
 

@@ -56,14 +56,15 @@ class Feed:
 
     def offer(self, change: Change) -> None:
         """The bus brought a whole change of this recipient."""
+        was_live = self.subscription.state is State.LIVE
         delivery = self.subscription.offered(change, self._session.has_room)
         if delivery is not None:
             if change.committed_at:
                 COMMIT_TO_SOCKET.observe(max(0.0, time.time() - change.committed_at / 1e6))
             EVENTS_LIVE.inc()
             self._session.send_message(self, delivery)
-        elif not self._session.idle and self.subscription.state is State.WAITING:
-            LAGGING.inc()
+        elif was_live and self.subscription.state is State.WAITING:
+            LAGGING.inc()  # the writer goes on with it when the queue is empty
 
     def misses(self, sweep: Sweep) -> list[tuple[int, int, int]] | None:
         """See `Subscription.misses`; a feed that cannot follow goes to paging here."""
