@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Run:
 
 async def client(url: str, token: str, run: Run, subscribed: asyncio.Event) -> None:
     """One connected user: notes when each notification came."""
-    stomp = Client()
+    stomp = Client(beat=(0, 0))
     async with connect(url, subprotocols=["v12.stomp"], compression=None, max_queue=None) as socket:  # type: ignore[list-item]
         await socket.send(stomp.connect({"Authorization": f"Bearer {token}"}))
         async for data in socket:
@@ -88,6 +88,7 @@ async def client(url: str, token: str, run: Run, subscribed: asyncio.Event) -> N
                     await socket.send(stomp.subscribe("/user/queue/notifications", id="s", receipt="r"))
                 elif isinstance(event, Receipt):
                     subscribed.set()
+    raise RuntimeError(f"the gateway closed a connection: {socket.close_code} {socket.close_reason}")
 
 
 async def write(url: str, users: list[str], run: Run, seconds: float) -> None:
@@ -115,26 +116,21 @@ async def measure(stack: Stack, rate: int, seconds: float) -> Run:
     gateways = [
         f"ws://127.0.0.1:{stack.ports[name]}/ws" for name in ("STACK_GATEWAY_8114_PORT", "STACK_GATEWAY_8115_PORT")
     ]
-    async with AsyncExitStack() as cleanup:
+    async with asyncio.TaskGroup() as tasks:  # a client that ends ends the measurement
         clients = []
         for n, user in enumerate(users):
             subscribed = asyncio.Event()
-            clients.append(asyncio.create_task(client(gateways[n % 2], tokens.issue(user, 3600), run, subscribed)))
+            clients.append(tasks.create_task(client(gateways[n % 2], tokens.issue(user, 3600), run, subscribed)))
             await subscribed.wait()
-        cleanup.push_async_callback(_cancel, clients)
         before, usage = _means(stack), _cpu(stack)
         begun = time.time()
         await write(stack.owner_env["ROWBELL_DATABASE_URL"], users, run, seconds)
         run.cpu = {name: (used - usage[name]) / (time.time() - begun) for name, used in _cpu(stack).items()}
         await run.settle()
         run.stages = _stages(before, _means(stack))
+        for each in clients:
+            each.cancel()
     return run
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 STAGES = {
