@@ -65,25 +65,20 @@ class KafkaDeadLetters:
         self._producer = None
 
     def _keep(self, records: Sequence[DeadRecord]) -> None:
-        failures = self._produce(records)
-        if any(_lacks_topic(error) for _, error in failures):
-            self._make_topic()
-            failures = self._produce([record for record, _ in failures])
-        for record, error in failures:
-            if error.code() not in _REFUSALS:
-                raise StreamUnavailable(f"Kafka does not take dead letters on {self._topic}: {error.str()}")
-            log.error(
-                "dead_letter_refused",
-                problem=error.str(),
-                reason=record.reason,
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-            )
+        try:
+            failures = self._produce(records)
+            for _, error in failures:
+                if error.code() not in _REFUSALS:
+                    raise KafkaException(error)
+        except KafkaException as error:
+            self._producer = None  # the next attempt looks for the topic again
+            raise StreamUnavailable(f"Kafka keeps no dead letters on {self._topic}: {cause(error).str()}") from error
+        for record, refusal in failures:
+            _log_loss(record, refusal)
 
     def _produce(self, records: Sequence[DeadRecord]) -> list[tuple[DeadRecord, KafkaError]]:
         """Hand all to Kafka and wait; the result is what it did not confirm, and why."""
-        producer = self._opened()
+        producer = self._producer = self._producer or self._open()
         failures: list[tuple[DeadRecord, KafkaError]] = []
 
         def reporting(record: DeadRecord) -> Callable[[KafkaError | None, Message], None]:
@@ -103,41 +98,47 @@ class KafkaDeadLetters:
         producer.flush()
         return failures
 
-    def _opened(self) -> Producer:
-        if self._producer is None:
-            self._producer = Producer(
-                self._servers
-                | {
-                    "acks": "all",
-                    "linger.ms": 0,
-                    "message.timeout.ms": DELIVERY_SECONDS * 1000,
-                    "allow.auto.create.topics": False,
-                    # Above the brokers' default of 1 MB, as a record that was taken once grows by its headers.
-                    "message.max.bytes": 10_000_000,
-                }
-            )
-        return self._producer
+    def _open(self) -> Producer:
+        producer = Producer(
+            self._servers
+            | {
+                "acks": "all",
+                "linger.ms": 0,
+                "message.timeout.ms": DELIVERY_SECONDS * 1000,
+                "allow.auto.create.topics": False,
+                # Above the brokers' default of 1 MB, as a record that was taken once grows by its headers.
+                "message.max.bytes": 10_000_000,
+            }
+        )
+        found = producer.list_topics(self._topic, timeout=DELIVERY_SECONDS).topics[self._topic]
+        if found.error is not None:
+            self._make_topic()
+        return producer
 
     def _make_topic(self) -> None:
-        made = AdminClient(self._servers).create_topics(
-            [NewTopic(self._topic, num_partitions=1, replication_factor=-1)], request_timeout=DELIVERY_SECONDS
-        )
+        admin = AdminClient(self._servers)  # one that is collected takes its unfinished requests with it
+        topic = NewTopic(self._topic, num_partitions=1, replication_factor=-1)
         try:
-            made[self._topic].result()
-            log.info("dead_letter_topic_made", topic=self._topic)
+            admin.create_topics([topic])[self._topic].result(DELIVERY_SECONDS)
         except KafkaException as error:
             if cause(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise StreamUnavailable(
-                    f"Kafka lacks the topic {self._topic} and did not make it: {cause(error).str()}"
-                ) from error
+                raise
+        log.info("dead_letter_topic_made", topic=self._topic)
 
 
 _REFUSALS = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
 """What trying again does not change."""
 
 
-def _lacks_topic(error: KafkaError) -> bool:
-    return error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
+def _log_loss(record: DeadRecord, refusal: KafkaError) -> None:
+    log.error(
+        "dead_letter_refused",
+        problem=refusal.str(),
+        reason=record.reason,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+    )
 
 
 def _headers(record: DeadRecord) -> list[tuple[str, str | bytes]]:
