@@ -22,6 +22,7 @@ def of_supervisord(home: Home, ports: Ports) -> dict[str, str]:
         "STACK_DEBEZIUM": str(kafka.DEBEZIUM),
         "STACK_POSTGRES_ACCOUNT": postgres.account(),
         "STACK_POSTGRES_BIN": str(postgres.BIN),
+        "STACK_POSTGRES_DATA": str(postgres.data_directory(home)),
         "STACK_RABBITMQ_SERVER": str(rabbitmq.server()),
         **{name: str(port) for name, port in ports.items()},
     }

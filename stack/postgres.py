@@ -43,6 +43,19 @@ def account() -> str:
     return name
 
 
+def data_directory(home: Home) -> Path:
+    """Where the cluster is, or will be: in the home, unless the account cannot get there.
+
+    It cannot in a checkout below a directory of mode 0700; we do not change directories that we did not make.
+    """
+    data = home.path / "postgres"
+    if (data / "PG_VERSION").exists():
+        return data.resolve()
+    if os.geteuid() or _account_reaches(home.path):
+        return data
+    return ELSEWHERE / hashlib.sha256(os.fsencode(home.path.resolve())).hexdigest()[:16]
+
+
 def prepare(home: Home) -> None:
     """Make the cluster, once. A start that was killed midway leaves no half of one."""
     data = home.path / "postgres"
@@ -50,7 +63,9 @@ def prepare(home: Home) -> None:
         return
     if data.is_symlink():
         data.unlink()
-    real = _place(home)
+    real = data_directory(home)
+    if real != data:
+        ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
     partial = real.with_name(f"{real.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o700)
@@ -114,14 +129,6 @@ def _exists(connection: psycopg.Connection, catalog: str, column: str, name: str
         sql.Identifier(catalog), sql.Identifier(column), sql.Literal(name)
     )
     return connection.execute(query).fetchone() is not None
-
-
-def _place(home: Home) -> Path:
-    """Where the data goes: in the home, unless the account cannot get there (a checkout in a home of mode 0700)."""
-    if os.geteuid() or _account_reaches(home.path):
-        return home.path / "postgres"
-    ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
-    return ELSEWHERE / hashlib.sha256(os.fsencode(home.path.resolve())).hexdigest()[:16]
 
 
 def _account_reaches(directory: Path) -> bool:

@@ -33,12 +33,12 @@ class Person:
         command, env = self.command(*arguments), self.environ | environ
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
-    def killed_start(self) -> None:
-        """A start that is killed when Redis, the quickest, is up."""
+    def killed_start(self, when: str = "redis") -> None:
+        """A start that is killed when one of its servers is up; Redis is the quickest."""
         with subprocess.Popen(self.command("start"), env=self.environ, stdout=subprocess.DEVNULL) as start:
             try:
                 deadline = time.monotonic() + 30
-                while not (self.supervisord_pid.exists() and self.stack().answers("redis")):
+                while not (self.supervisord_pid.exists() and self.stack().answers(when)):
                     assert start.poll() is None
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
@@ -102,6 +102,20 @@ def test_a_stop_ends_what_a_killed_supervisord_left(person: Person) -> None:
     # Then
     assert (ran.returncode, ran.stdout) == (0, "Nothing ran but what a killed supervisord left; that is ended.\n")
     assert processes_of(person.home) == []
+
+
+def test_postgres_runs_in_a_home_below_a_directory_that_is_its_owners_alone(tmp_path: Path) -> None:
+    # Given
+    tmp_path.chmod(0o700)
+    person = Person(Home(tmp_path / "home"))
+    try:
+        # When
+        person.killed_start(when="postgres")
+        # Then
+        assert person.stack().answers("postgres")
+        assert tmp_path.stat().st_mode & 0o777 == 0o700
+    finally:
+        person.stack().remove()
 
 
 def test_a_busy_port_ends_the_start_before_anything_runs(person: Person) -> None:
