@@ -283,6 +283,7 @@ class TestTime:
             self.later(running_gateway, 15)
             assert opened.close_code is None
             self.later(running_gateway, 26)
+            self.later(running_gateway, 27)
             assert "heart-beat" in (await next_frame(opened)).headers["message"]
             assert await close_code(opened) == 1002
 

@@ -201,6 +201,8 @@ class Session:
 
     def _fail(self, message: str, body: str = "", receipt: str | None = None, code: int = PROTOCOL_ERROR) -> None:
         """ERROR, then close with a real code: the close is what makes clients reconnect."""
+        if self._closing is not None:
+            return
         self._enqueue(self._stomp.error(message, body, receipt))
         self.close(code)
 
