@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import alembic.command
@@ -35,10 +37,19 @@ def rowbell(url: str | None, *arguments: str) -> int:
     return status
 
 
-def at_once(*urls: str) -> list[Outcome]:
-    """`migrate` of each in a process of its own: Alembic keeps what it runs in globals."""
-    with ProcessPoolExecutor(len(urls), mp_context=get_context("spawn")) as processes:
-        return list(processes.map(migrate, urls))
+def at_once(*urls: str) -> list[str]:
+    """What `rowbell migrate` prints for each, all started together."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "rowbell", "migrate"],
+            env=os.environ | {"ROWBELL_DATABASE_URL": url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for url in urls
+    ]
+    return [process.communicate(timeout=DEADLINE)[0] for process in started]
 
 
 def wait_until_it_waits(server: PostgresServer) -> None:
@@ -84,8 +95,12 @@ class TestWhatItDoes:
         assert command.told(Outcome("0001", "0002", None)) == "the schema was brought from version 0001 to 0002"
 
     def test_two_at_once_both_succeed(self, server: PostgresServer, bare: str) -> None:
-        outcomes = at_once(server.url(bare), server.url(bare))
-        assert sorted(outcome.before or "" for outcome in outcomes) == ["", schema.head()]
+        url = server.url(bare)
+        printed = at_once(url, url)
+        assert sorted(printed) == [
+            f"{url}: the schema is at version {schema.head()} already, nothing to do\n",
+            f"{url}: the schema was made, at version {schema.head()}\n",
+        ]
 
     def test_a_role_that_another_database_is_making_at_this_moment_is_taken_as_made(self) -> None:
         """Roles belong to the cluster, and an advisory lock holds in one database only."""

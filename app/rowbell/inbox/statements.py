@@ -6,7 +6,7 @@ not seen.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Integer, LargeBinary, Text, TextClause, bindparam, column, text
+from sqlalchemy import BigInteger, Integer, Text, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from rowbell.inbox.epoch import HOLDS
@@ -66,13 +66,13 @@ _IDS = "string_agg(int8send(id), ''::bytea ORDER BY id)"
 UNREAD_IDS = _statement(f"""
     SELECT recipient_id, {_IDS} AS ids FROM unread_notification
     WHERE recipient_id = ANY(:recipients) GROUP BY recipient_id
-""").columns(column("recipient_id", Text), column("ids", LargeBinary))
+""")
 """What a full replay shows, oldest first. Ids only: asked for bodies the planner walks the primary key."""
 
 CHANGED_IDS = _statement(f"""
     SELECT recipient_id, {_IDS} AS ids FROM notification
     WHERE recipient_id = ANY(:recipients) AND {UNSEEN.format(tx="changed_tx")} GROUP BY recipient_id
-""").columns(column("recipient_id", Text), column("ids", LargeBinary))
+""")
 """Rows made, changed or read since a floor; read and hidden ones too, for the client must hear of that."""
 
 DELETIONS = _statement(f"""
