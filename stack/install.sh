@@ -43,9 +43,11 @@ install_packages() {
     say "Installing from Debian: $packages"
     forbid_services
     export DEBIAN_FRONTEND=noninteractive
-    apt-get -qq update
+    log=$(mktemp)
     # shellcheck disable=SC2086  # a list of names
-    apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends $packages >/dev/null
+    { apt-get -qq update && apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends $packages; } >"$log" 2>&1 ||
+        fail "apt-get failed: $(tail -n 20 "$log")"
+    rm -f "$log"
     allow_services
 }
 
@@ -113,7 +115,7 @@ install_kafka() {
     ! is_made_from debezium/target/.made cat debezium/pom.xml || return 0
     say "Fetching Kafka, Connect and Debezium into debezium/target"
     rm -rf debezium/target
-    (cd debezium && mvn --quiet --batch-mode package)
+    (cd debezium && mvn --quiet --batch-mode -Dstyle.color=never package)
     stamp debezium/target/.made cat debezium/pom.xml
 }
 

@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from rowbell.errors import RowbellError, SettingsError
+from rowbell.errors import DatabaseUnavailable, RowbellError, SettingsError
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.web import Web
 
@@ -72,7 +72,10 @@ async def serve(gateway: Gateway, listener: socket.socket) -> None:
 
     DatabaseError if the database cannot be used from the start.
     """
-    await gateway.prepare()
+    try:
+        await gateway.prepare()
+    except DatabaseUnavailable as error:
+        raise DatabaseUnavailable(f"{error}\nA gateway does not start without it: check ROWBELL_DATABASE_URL") from None
     config = uvicorn.Config(
         Web(gateway),
         http="httptools",
