@@ -89,6 +89,19 @@ class TestComingIn:
         assert refused.value.response.status_code == 401
         assert reason in refused.value.response.body.decode()
 
+    async def test_neither_a_refusal_nor_a_token_is_logged(
+        self, running_gateway: Running, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        token = TOKENS.issue("alice", 60)
+        with caplog.at_level("DEBUG", logger=""):
+            async with socket(running_gateway, f"/ws?token={token}"):
+                pass
+            with pytest.raises(InvalidStatus):
+                async with socket(running_gateway, f"/ws?token={token}x"):
+                    pass
+        ours = [record for record in caplog.records if record.name.startswith("uvicorn")]
+        assert [record.getMessage() for record in ours] == []
+
     async def test_a_wrong_token_in_connect_is_an_error_and_a_close(self, running_gateway: Running) -> None:
         async with socket(running_gateway) as opened:
             error = await say_hello(opened, Authorization="Bearer nonsense")

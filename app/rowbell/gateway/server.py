@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from types import FrameType
 
@@ -16,6 +17,11 @@ BACKLOG = 4096
 """Connections the kernel holds until they are accepted: a restarted gateway meets all its clients at once."""
 MAX_MESSAGE = 64 * 1024
 """Bytes of one incoming WebSocket message: Spring's clients stop there, and none has reason to send more."""
+
+
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    """uvicorn takes a handshake that was answered by HTTP, a 401 for instance, for an application that broke off."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 class GatewayServer(uvicorn.Server):
@@ -84,11 +90,13 @@ async def serve(gateway: Gateway, listener: socket.socket) -> None:
         ws_per_message_deflate=False,  # 20 KiB a connection instead of 60
         ws_ping_interval=None,  # STOMP's heart-beats, and TCP keep-alive where a client has none
         lifespan="off",
-        access_log=False,  # its lines would show the query, and so the token
+        access_log=False,
         log_config=None,
+        log_level="warning",  # below it stand lines with the query, and so with the token
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
     server = GatewayServer(gateway, config)
     web = asyncio.create_task(server.serve(sockets=[listener]), name="web")
     try:
