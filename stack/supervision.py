@@ -129,12 +129,16 @@ class Supervisor:
 
 
 def processes_of(home: Home) -> list[int]:
-    """The pids of everything that a stack in this home started, from the mark in each process's environment."""
+    """The pids of everything that a stack in this home started, from the mark in each process's environment.
+
+    A container on this machine may have a home of the same name: that is not ours.
+    """
     mark = os.fsencode(f"{MARK}={home.path}")
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile, or it is somebody else's
-            if mark in (directory / "environ").read_bytes().split(b"\0"):
+            marked = mark in (directory / "environ").read_bytes().split(b"\0")
+            if marked and (directory / "root").samefile("/"):
                 found.append(int(directory.name))
     return [pid for pid in found if pid != os.getpid()]
 
