@@ -48,3 +48,11 @@ async def inbox(postgres: PostgresServer, database: str) -> AsyncIterator[Inbox]
     await inbox.new_epoch()
     yield inbox
     await inbox.close()
+
+
+@pytest_asyncio.fixture
+async def another(postgres: PostgresServer, database: str) -> AsyncIterator[Inbox]:
+    """A second gateway's."""
+    inbox = Inbox.connect(postgres.url(database, "a_gateway"))
+    yield inbox
+    await inbox.close()

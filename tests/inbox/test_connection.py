@@ -145,6 +145,7 @@ async def test_the_tables_are_those_in_public_whatever_the_login_s_search_path(
     # given
     sql.execute("CREATE SCHEMA shop")
     sql.execute("CREATE TABLE shop.notification (id int)")
+    sql.execute("GRANT USAGE ON SCHEMA shop TO rowbell_gateway")
     sql.execute(f"ALTER DATABASE {sql.info.dbname} SET search_path = shop, public".encode())
     id = insert(sql)
     # when

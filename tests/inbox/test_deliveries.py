@@ -10,7 +10,6 @@ from psycopg.rows import TupleRow
 
 from rowbell.inbox import Inbox
 from tests.inbox.writing import insert
-from tests.postgres_server import PostgresServer
 
 RECORDED = "SELECT notification_id, user_id FROM notification_delivery ORDER BY 1, 2"
 
@@ -48,17 +47,15 @@ async def test_a_row_that_is_gone_or_being_deleted_does_not_stand_in_the_way(
 
 
 async def test_gateways_with_the_same_rows_in_any_order_do_not_deadlock(
-    postgres: PostgresServer, inbox: Inbox, sql: Connection[TupleRow]
+    inbox: Inbox, another: Inbox, sql: Connection[TupleRow]
 ) -> None:
     # given: the same rows from two engines at once, each time in another order; unordered, this deadlocks
-    other = Inbox.connect(postgres.url(sql.info.dbname, "a_gateway"))
     shuffled = random.Random(1).sample
     for round in range(10):
         deliveries = [(round * 1000 + n, "alice") for n in range(1000)]
         # when
         await asyncio.gather(
-            *(gateway.record_deliveries(shuffled(deliveries, 1000)) for gateway in (inbox, other) for _ in range(3))
+            *(gateway.record_deliveries(shuffled(deliveries, 1000)) for gateway in (inbox, another) for _ in range(3))
         )
-    await other.close()
     # then
     assert len(sql.execute(RECORDED).fetchall()) == 10_000

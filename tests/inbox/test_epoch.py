@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
@@ -23,14 +22,6 @@ FUTURE = Snapshot(10**15, 10**15)
 
 def nobody() -> list[str]:
     return []
-
-
-@pytest_asyncio.fixture
-async def another(postgres: PostgresServer, database: str) -> AsyncIterator[Inbox]:
-    """A second gateway's."""
-    inbox = Inbox.connect(postgres.url(database, "a_gateway"))
-    yield inbox
-    await inbox.close()
 
 
 @pytest.fixture(params=[debian(15), wheel()], ids=["15", "18"])

@@ -65,9 +65,9 @@ async def test_a_pass_from_a_floor_is_everything_that_it_did_not_see(inbox: Inbo
     # given
     seen, read, hidden, doomed = (insert(sql) for _ in range(4))
     floor = await floor_of(inbox)
-    # when
-    sql.execute("UPDATE notification SET read_at = now() WHERE id = %s", (read,))
+    # when: not in the order of their ids
     sql.execute("UPDATE notification SET channel = 'EMAIL' WHERE id = %s", (hidden,))
+    sql.execute("UPDATE notification SET read_at = now() WHERE id = %s", (read,))
     sql.execute("DELETE FROM notification WHERE id = %s", (doomed,))
     made = insert(sql)
     insert(sql, "bob")
