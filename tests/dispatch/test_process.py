@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -171,6 +172,22 @@ async def test_a_batch_that_cannot_be_published_does_not_hold_up_a_stop(
     async with gathering(receiver) as ids:
         with running(Dispatcher(env, tmp_path / "next.log")):
             await eventually("the change", lambda: ids == [1], SOON)
+
+
+async def test_a_broker_that_hangs_does_not_hold_up_a_stop(
+    stack: Stack, env: dict[str, str], stream: KafkaStream, receiver: Receiver, tmp_path: Path
+) -> None:
+    dispatcher = Dispatcher(env, tmp_path / "log")
+    with running(dispatcher):
+        stream.append([1], user(stream, 0))
+        await eventually("connected", lambda: published(dispatcher) == 1, SOON)
+        stack.kill("rabbitmq", signal.SIGSTOP)
+        try:
+            stream.append([2], user(stream, 0))
+
+            assert await asyncio.to_thread(dispatcher.stop, 20) == 0
+        finally:
+            stack.kill("rabbitmq", signal.SIGCONT)
 
 
 async def test_a_record_that_is_no_change_goes_to_the_dead_letters(

@@ -40,8 +40,8 @@ class Bus(Protocol):
     async def publish(self, bundles: Sequence[Bundle]) -> set[str]:
         """Returns when every bundle is confirmed; the result names the gateways that do not exist (any more).
 
-        A bundle that a full queue refuses counts as done (the sweep delivers it). BusUnavailable when the
-        bus is away or has not confirmed in 10 seconds: publish all of them again.
+        EVERY_GATEWAY is never among them. A bundle that a full queue refuses counts as done (the sweep delivers
+        it). BusUnavailable when the bus is away or has not confirmed in 10 seconds: publish all of them again.
         """
         ...
 

@@ -164,8 +164,7 @@ class RabbitMQBus:
         try:
             yield
         except _LOST as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if _is_our_cancellation(error):
                 raise
             raise BusUnavailable(f"RabbitMQ at {self._where}: {str(error) or type(error).__name__}") from error
 
@@ -253,7 +252,7 @@ class RabbitMQReceiver:
         self._unacknowledged += 1
         if self._unacknowledged >= PREFETCH // 2 and message.delivery_tag is not None:
             self._unacknowledged = 0
-            with contextlib.suppress(*_LOST[:3]):  # the loss is on its way through the queue
+            with contextlib.suppress(AMQPError, OSError, RuntimeError):  # the loss is on its way through the queue
                 await self._channel.basic_ack(message.delivery_tag, multiple=True, wait=False)
 
 
@@ -278,6 +277,16 @@ def _undeliverable(bundles: Sequence[Bundle], outcomes: Sequence[bool | BaseExce
 
 async def _close(connection: AbstractConnection) -> None:
     """As far as it goes within a bounded time: a broker that hangs does not answer."""
-    with contextlib.suppress(AMQPError, OSError, RuntimeError):
+    try:
+        # Awaited here, not in a task of its own: cancelled twice, aiormq's close never ends.
         async with asyncio.timeout(CLOSE_SECONDS):
             await connection.close()
+    except _LOST as error:
+        if _is_our_cancellation(error):
+            raise
+
+
+def _is_our_cancellation(error: BaseException) -> bool:
+    """Was the task cancelled that runs this, rather than by aiormq what it waits on?"""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -24,6 +24,9 @@ RETRY_CAP_SECONDS = 2.0
 PRESENCE_PAUSE_SECONDS = 2.0
 """How long presence is not asked after it failed: a Redis that hangs would otherwise hold up every batch."""
 
+OBSERVED_OF_A_BATCH = 50
+"""How many delays of one batch are measured at most."""
+
 
 class Dispatcher:
     """One batch after the other, each once its predecessor stands: so the order of each recipient is kept.
@@ -123,8 +126,9 @@ async def _until_done(what: str, effort: Callable[[], Awaitable[None]]) -> None:
 
 
 def _observe_delays(changes: Sequence[Change]) -> None:
+    """Evenly over the batch; all of a small one. An observation costs 1.7 µs, a tenth of all that a change costs."""
     now = time.time()
-    for change in changes:
+    for change in changes[:: 1 + len(changes) // OBSERVED_OF_A_BATCH]:
         if change.committed_at:
             metrics.COMMIT_TO_DISPATCH.observe(max(0.0, now - change.committed_at / 1e6))
 
