@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from stack.errors import StackError
@@ -62,7 +63,8 @@ def main() -> int:
         stack = Stack.at(Home(args.home.absolute()), os.environ)
         status: int = args.run(stack)
     except StackError as error:
-        console.print(f"[red]{args.command} failed.[/] {error}", soft_wrap=True, markup=True)
+        errors = Console(stderr=True, highlight=False)
+        errors.print(f"[red]{args.command} failed.[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("\nInterrupted; what has started goes on. Go on: make stack. End it: make stack-stop")

@@ -128,7 +128,7 @@ def test_a_busy_port_ends_the_start_before_anything_runs(person: Person) -> None
         ran = person("start", STACK_CONNECT_PORT=port)
     # Then
     assert ran.returncode == 1
-    assert f"Port {port} is busy; connect needs it." in ran.stdout
+    assert f"Port {port} is busy; connect needs it." in ran.stderr
     assert processes_of(person.home) == []
 
 
