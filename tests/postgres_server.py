@@ -215,10 +215,11 @@ def _unprivileged() -> pwd.struct_passwd | None:
 
 
 def _as_unprivileged() -> list[str]:
-    user = _unprivileged()
-    if user is None:
-        return []
-    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    """What stands before a command; a server also ends with this process, even if it is killed."""
+    command = ["setpriv", "--pdeathsig=QUIT"]
+    if user := _unprivileged():
+        command += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    return command
 
 
 def _free_port() -> int:
