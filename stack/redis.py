@@ -10,7 +10,13 @@ from stack.ports import Ports
 
 def prepare(home: Home) -> None:
     """Write the configuration, with the password."""
-    lines = ("bind 127.0.0.1", f"requirepass {home.secret('redis')}", 'save ""', "appendonly no")
+    lines = (
+        "bind 127.0.0.1",
+        f"requirepass {home.secret('redis')}",
+        'save ""',
+        "appendonly no",
+        "set-proc-title no",  # a title is written over the environment, by which `supervision` knows what is ours
+    )
     write_private(home.directory("redis") / "redis.conf", "\n".join(lines) + "\n")
 
 

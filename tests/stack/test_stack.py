@@ -102,6 +102,7 @@ def test_a_stop_ends_what_a_killed_supervisord_left(person: Person) -> None:
     # Then
     assert (ran.returncode, ran.stdout) == (0, "Nothing ran but what a killed supervisord left; that is ended.\n")
     assert processes_of(person.home) == []
+    assert [name for name, port in person.ports.items() if is_busy(port)] == []
 
 
 def test_postgres_runs_in_a_home_below_a_directory_that_is_its_owners_alone(tmp_path: Path) -> None:
