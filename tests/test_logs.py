@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -97,6 +98,22 @@ def test_a_traceback_stays_within_the_line(capsys: pytest.CaptureFixture[str]) -
     ours, theirs = lines(capsys)
     assert "OSError: no route" in str(ours["exception"])
     assert "OSError: no route" in str(theirs["exception"])
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_shows_no_values_of_variables(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_format=log_format))
+    token = secrets.token_hex()
+
+    try:
+        raise OSError("no route")
+    except OSError:
+        logs.get_logger("gateway").exception("session_failed")
+        logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+
+    err = capsys.readouterr().err
+    assert token not in err
+    assert err.count("OSError: no route") == 2
 
 
 def test_a_person_at_a_terminal_reads_words_instead_of_json(capsys: pytest.CaptureFixture[str]) -> None:

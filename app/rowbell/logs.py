@@ -23,7 +23,7 @@ def configure(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    renderer: Any = _console() if console else structlog.processors.JSONRenderer()
     tail = [] if console else [structlog.processors.format_exc_info]
     structlog.configure(
         processors=[_name_logger, *shared, *tail, renderer],
@@ -39,6 +39,11 @@ def configure(settings: Settings) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    # Not its default for tracebacks: that prints the local variables of every frame, and so tokens.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
 
 def get_logger(name: str) -> Any:
