@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -130,6 +131,29 @@ def test_each_wrong_setting_is_named_with_status_2(rowbell: Rowbell) -> None:
         ["rowbell:", "ROWBELL_JWT_SECRET", "is", "wrong:"],
         ["rowbell:", "ROWBELL_PORT", "is", "wrong:"],
     ]
+
+
+@pytest.mark.parametrize("argv", [["serve", "--port", "0"], ["dispatch"]], ids=lambda argv: argv[0])
+def test_a_metrics_port_that_is_taken_is_named_with_status_2(argv: list[str]) -> None:
+    # given
+    nowhere = {
+        "ROWBELL_DATABASE_URL": "postgresql://127.0.0.1:1/app",
+        "ROWBELL_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "ROWBELL_REDIS_URL": "redis://127.0.0.1:1",
+        "ROWBELL_RABBITMQ_URL": "amqp://127.0.0.1:1",
+        "ROWBELL_JWT_SECRET": SECRET,
+    }
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        # when
+        started = process(*argv, ROWBELL_METRICS_PORT=str(port), **nowhere)
+        _, err = started.communicate(timeout=30)
+    # then
+    assert started.returncode == 2
+    assert err == (
+        f"rowbell: ROWBELL_METRICS_PORT: metrics cannot be served on 127.0.0.1:{port}: Address already in use. "
+        "Stop what uses the port, or set another; 0 takes a free one.\n"
+    )
 
 
 def test_a_reader_that_went_away_gets_no_traceback() -> None:

@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "notification": set(),
     "snapshot": set(),
-    "metrics": set(),
+    "metrics": {"config", "errors"},
     "backoff": set(),
     "stomp": set(),
     "config": {"errors"},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from rowbell.config import Settings
+from rowbell.errors import SettingsError
 
 _events = Counter("rowbell_events_total", "Changes given to subscriptions, by how they came", ["by"])
 EVENTS_LIVE = _events.labels("live")
@@ -29,3 +32,19 @@ COMMIT_TO_DISPATCH = Histogram(
     "From the commit in PostgreSQL to the dispatcher's decoded batch",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+
+
+def serve(settings: Settings) -> None:
+    """Serve them over HTTP, from a thread, until the process ends; nothing if no port is set.
+
+    SettingsError if the address cannot be had.
+    """
+    if settings.metrics_port is None:
+        return
+    try:
+        start_http_server(settings.metrics_port, settings.host)
+    except OSError as error:
+        raise SettingsError(
+            f"ROWBELL_METRICS_PORT: metrics cannot be served on {settings.host}:{settings.metrics_port}: "
+            f"{error.strerror or error}. Stop what uses the port, or set another; 0 takes a free one."
+        ) from error

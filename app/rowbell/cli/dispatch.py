@@ -55,16 +55,14 @@ async def _dispatch(settings: Settings) -> None:
     """Open what it needs, run, close in the opposite order."""
     from contextlib import AsyncExitStack
 
-    from prometheus_client import start_http_server
-
+    from rowbell import metrics
     from rowbell.bus.rabbitmq import RabbitMQBus
     from rowbell.changes.kafka import KafkaChanges
     from rowbell.dispatch.dead_letters import KafkaDeadLetters
     from rowbell.dispatch.dispatcher import Dispatcher
     from rowbell.presence.redis import RedisPresence
 
-    if settings.metrics_port is not None:
-        start_http_server(settings.metrics_port, addr=settings.host)
+    metrics.serve(settings)
     servers = str(settings.kafka_bootstrap_servers)
     async with AsyncExitStack() as opened:
         presence = RedisPresence(str(settings.redis_url))

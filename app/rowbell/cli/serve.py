@@ -41,8 +41,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> None:
-    from prometheus_client import start_http_server
-
+    from rowbell import metrics
     from rowbell.auth import Tokens
     from rowbell.bus.rabbitmq import RabbitMQBus
     from rowbell.gateway.gateway import Gateway
@@ -51,8 +50,7 @@ async def _serve(settings: Settings) -> None:
     from rowbell.presence.redis import RedisPresence
 
     listener = listen(settings.host, settings.port)
-    if settings.metrics_port is not None:
-        start_http_server(settings.metrics_port, settings.host)
+    metrics.serve(settings)
     inbox = Inbox.connect(str(settings.database_url))
     presence = RedisPresence(str(settings.redis_url))
     bus = RabbitMQBus(str(settings.rabbitmq_url))
