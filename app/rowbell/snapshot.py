@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _TEXT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
 """int() alone would take `1_0`, `+5`, `٥` and spaces. A transaction id has 64 bits: at most 20 digits."""
@@ -44,13 +45,7 @@ class Snapshot:
 
     def covers(self, other: Snapshot) -> bool:
         """Is everything that is visible in `other` visible here too?"""
-        if self is other:
-            return True
-        if any(tx < other.xmax and tx not in other.xip for tx in self.xip):
-            return False
-        # What began between our xmax and theirs is invisible here, so it must be invisible there as well.
-        unseen_there = sum(1 for tx in other.xip if tx >= self.xmax)
-        return other.xmax - self.xmax <= unseen_there
+        return self is other or _covers(self, other)
 
     def widen(self, xid: int) -> int:
         """The 64-bit transaction id whose low 32 bits are `xid`, the one nearest to this snapshot's xmax.
@@ -63,6 +58,16 @@ class Snapshot:
             (tx for tx in (candidate - (1 << 32), candidate, candidate + (1 << 32)) if tx >= 0),
             key=lambda tx: abs(tx - self.xmax),
         )
+
+
+@lru_cache(maxsize=256)
+def _covers(one: Snapshot, other: Snapshot) -> bool:
+    """Remembered, because thousands of subscriptions ask it of the same two snapshots at every sweep."""
+    if any(tx < other.xmax and tx not in other.xip for tx in one.xip):
+        return False
+    # What began between our xmax and theirs is invisible here, so it must be invisible there as well.
+    unseen_there = sum(1 for tx in other.xip if tx >= one.xmax)
+    return other.xmax - one.xmax <= unseen_there
 
 
 EMPTY = Snapshot(0, 0)

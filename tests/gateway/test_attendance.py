@@ -118,3 +118,21 @@ async def test_who_left_is_forgotten_at_once_and_everybody_at_the_end(here: Here
     assert await here.known("bob")
     await here.attendance.leave()
     assert not await here.known("bob")
+
+
+async def test_while_presence_fails_nobody_waits_for_it(here: Here) -> None:
+    here.presence.failures = 10**6
+    here.attendance.connected("g1")
+    async with asyncio.timeout(0.9):  # one wait alone may take a second
+        for number in range(20):
+            here.come(f"user-{number}")
+            await here.attendance.known(f"user-{number}")
+
+
+async def test_who_comes_while_the_gateway_stops_is_not_told_of(here: Here) -> None:
+    here.attendance.connected("g1")
+    await here.attendance.leave()
+    here.attendance.connected("g2")
+    here.come("late")
+    await here.attendance.known("late")
+    assert not await here.known("late")

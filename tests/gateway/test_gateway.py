@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +17,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rowbell.bus import Bundle
+from rowbell.gateway.feed import UNACKNOWLEDGED
+from rowbell.gateway.session import SUBSCRIPTIONS
 from rowbell.notification import Change
 from tests.gateway.conftest import TOKENS, Running
 from tests.integration.conftest import delivered, insert, unread
@@ -264,6 +267,93 @@ class TestSession:
             last = await insert(database, "deleted")
             await client.until(lambda: last in client.seen, "the next row")
             assert client.subscriptions[0].ids("deleted") == [id]
+
+    async def test_a_session_has_a_bounded_number_of_subscriptions(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            for n in range(SUBSCRIPTIONS):
+                await opened.send(f"SUBSCRIBE\nid:{n}\ndestination:{NOTIFICATIONS}\nreceipt:{n}\n\n\0")
+                assert (await next_frame(opened)).headers["receipt-id"] == str(n)
+            await opened.send(f"SUBSCRIBE\nid:more\ndestination:{NOTIFICATIONS}\nreceipt:r\n\n\0")
+            error = await next_frame(opened)
+            assert (error.command, error.headers["receipt-id"]) == ("ERROR", "r")
+            assert str(SUBSCRIPTIONS) in error.headers["message"]
+
+    async def test_a_subscription_that_ends_before_it_is_live_is_answered(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            await opened.send(
+                f"SUBSCRIBE\nid:1\ndestination:{NOTIFICATIONS}\nreceipt:one\n\n\0UNSUBSCRIBE\nid:1\nreceipt:two\n\n\0"
+            )
+            assert [(await next_frame(opened)).headers["receipt-id"] for _ in range(2)] == ["one", "two"]
+
+    async def test_who_asks_for_receipts_and_does_not_read_them_is_closed(self, running_gateway: Running) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running_gateway.port, limit=1024)
+        key = "x3JJHMbDL1EzLkh9GBhXDw=="
+        writer.write(
+            f"GET /stomp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        token = TOKENS.issue("deaf", 60)
+        writer.write(masked(f"CONNECT\naccept-version:1.2\nAuthorization:Bearer {token}\n\n\0"))
+        demand = masked(f"UNSUBSCRIBE\nid:none\nreceipt:{'r' * 8000}\n\n\0")
+        owed = 0
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(20):
+                while running_gateway.gateway._sessions or not owed:
+                    writer.write(demand)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                    owed = max([owed, *(s._owed for s in running_gateway.gateway._sessions)])
+        assert 0 < owed < 80_000
+        writer.transport.abort()
+
+    async def test_a_client_that_does_not_acknowledge_is_sent_no_more_until_it_does(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title) SELECT 'mute', 'n' || n FROM generate_series(1, 6000) n"
+        )
+        mute = running_gateway.subscriber("mute", "client")
+        mute.acknowledge = False
+        mute.start()
+        try:
+            await mute.until(lambda: len(mute.messages) >= UNACKNOWLEDGED, "as many as may wait")
+            assert len(mute.messages) < UNACKNOWLEDGED + 200
+            assert not mute.subscriptions[0].receipt
+            await mute.send("ACK", id=mute.messages[-1].headers["ack"])
+            await mute.until(lambda: mute.subscriptions[0].receipt, "the rest, and the receipt")
+            assert len(mute.subscriptions[0].ids()) == len(set(mute.subscriptions[0].ids())) == 6000
+            await mute.send("ACK", id=mute.messages[-1].headers["ack"])
+
+            async def recorded() -> bool:
+                return len(await delivered(database, "mute")) == 6000
+
+            await eventually("all of them are recorded", recorded)
+        finally:
+            await mute.stop()
+
+    async def test_a_row_that_was_hidden_first_is_recorded_when_it_is_shown(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        id = await insert(database, "late", channel="EMAIL")
+        async with running_gateway.subscriber("late") as client:
+            assert client.messages == []
+            await database.execute("UPDATE notification SET channel = 'IN_APP' WHERE id = %s", [id])
+            await client.until(lambda: client.messages, "the row")
+
+            async def recorded() -> bool:
+                return await delivered(database, "late") == {id}
+
+            await eventually("it is recorded", recorded)
+
+
+def masked(text: str) -> bytes:
+    """A WebSocket text message as a client sends it, with the mask 0."""
+    data = text.encode()
+    length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
+    return b"\x81" + length + bytes(4) + data
 
 
 class TestTime:

@@ -24,7 +24,6 @@ from rowbell.stomp.server import (
     Subscribe,
     Unsubscribe,
 )
-from rowbell.stomp.subscription import WAITING_LIMIT
 
 SUBSCRIBE = "SUBSCRIBE\nid:s\ndestination:/d\n\n\0"
 SUBSCRIBE_CLIENT = "SUBSCRIBE\nid:s\ndestination:/d\nack:client\n\n\0"
@@ -425,19 +424,19 @@ def test_the_message_of_an_auto_subscription_may_be_acknowledged_beside_others()
     assert receive(connection, f"ACK\nmessage-id:{sent['message-id']}\n\n\0") == [Ack([], None)]
 
 
-def test_a_client_that_never_acknowledges_does_not_grow_for_ever():
-    """The oldest are forgotten; what is remembered is still acknowledged."""
+def test_the_application_can_ask_how_many_messages_wait():
+    """How many may wait is not the protocol's to say; none of them is forgotten."""
     connection, _ = connect()
     receive(connection, SUBSCRIBE_CLIENT)
-    for token in range(WAITING_LIMIT * 3):
+    for token in range(20_000):
         last = headers_of(connection.message("s", "", "{}", token))["ack"]
+    assert connection.unacknowledged("s") == 20_000
 
     (event,) = receive(connection, ack(last))
 
-    assert isinstance(event, Ack)
-    assert WAITING_LIMIT // 2 <= len(event.tokens) <= WAITING_LIMIT
-    assert event.tokens[-1] == WAITING_LIMIT * 3 - 1
-    assert receive(connection, ack("session-1-1")) == [Ack([], None)]
+    assert event == Ack(list(range(20_000)), None)
+    assert connection.unacknowledged("s") == 0
+    assert connection.unacknowledged("unknown") == 0
 
 
 # ---- Sending, transactions, disconnecting ----

@@ -28,6 +28,8 @@ class Acknowledgements:
         self._promises: deque[tuple[int, asyncio.Future[None]]] = deque()
         """Tracks who waits until so many have been written in all."""
         self._added = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        """Held by who writes: two at once would take the same batch."""
 
     def add(self, id: int, user: str) -> None:
         self._waiting.append((id, user))
@@ -55,17 +57,18 @@ class Acknowledgements:
 
     async def flush(self) -> None:
         """Write all that waits. DatabaseUnavailable leaves the rest waiting."""
-        self._added.clear()
-        while self._waiting:
-            batch = self._waiting[:BATCH]
-            try:
-                await self._inbox.record_deliveries(batch)
-            except DatabaseUnavailable:
-                self._added.set()
-                raise
-            del self._waiting[: len(batch)]
-            self._count += len(batch)
-            self._keep_promises()
+        async with self._flushing:
+            self._added.clear()
+            while self._waiting:
+                batch = self._waiting[:BATCH]
+                try:
+                    await self._inbox.record_deliveries(batch)
+                except DatabaseUnavailable:
+                    self._added.set()
+                    raise
+                del self._waiting[: len(batch)]
+                self._count += len(batch)
+                self._keep_promises()
 
     def _keep_promises(self) -> None:
         while self._promises and self._promises[0][0] <= self._count:

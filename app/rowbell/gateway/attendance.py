@@ -31,11 +31,16 @@ class Attendance:
         self._wanted = asyncio.Event()
         self._again_at = 0.0
         """Tracks when everybody is added again (the loop's clock)."""
+        self._failing = False
+        """Did the last write fail? Then nobody waits for the next."""
+        self._left = False
         self._told: asyncio.Future[None] | None = None
         """Done when what changed by now has been written, or could not be."""
 
     def connected(self, gateway: str) -> None:
         """The bus reaches this gateway under a new id: everybody is added under it."""
+        if self._left:
+            return
         self._gateway = gateway
         self.note(*self._registry.recipients())
 
@@ -50,7 +55,7 @@ class Attendance:
     async def known(self, user: str) -> None:
         """Note the user and wait until presence knows, but not for long."""
         self.note(user)
-        if self._gateway is None:
+        if self._gateway is None or self._failing:
             return
         if self._told is None:
             self._told = asyncio.get_running_loop().create_future()
@@ -69,23 +74,30 @@ class Attendance:
             told, self._told = self._told, None
             try:
                 await self._write(changed)
-                delays = backoff()
             except PresenceUnavailable as error:
-                log.warning("presence_unavailable", reason=str(error))
-                self._changed = changed | self._changed
-                self._wanted.set()
+                self._keep(changed, error)
+            else:
+                self._failing, delays = False, backoff()
+            if told is not None and not told.done():
+                told.set_result(None)
+            if self._failing:
                 await asyncio.sleep(next(delays))
-            finally:
-                if told is not None and not told.done():
-                    told.set_result(None)
 
     async def leave(self) -> None:
-        """This gateway stops: nobody is here any more."""
-        if self._gateway is not None:
+        """This gateway stops: nobody is here any more, and nobody who still comes is told of."""
+        gateway, self._gateway, self._left = self._gateway, None, True
+        if gateway is not None:
             try:
-                await self._presence.remove(self._gateway, self._registry.recipients())
+                await self._presence.remove(gateway, self._registry.recipients())
             except PresenceUnavailable as error:
                 log.warning("presence_unavailable", reason=str(error))
+
+    def _keep(self, changed: dict[str, None], error: PresenceUnavailable) -> None:
+        if not self._failing:
+            log.warning("presence_unavailable", reason=str(error))
+        self._failing = True
+        self._changed = changed | self._changed
+        self._wanted.set()
 
     async def _wait(self) -> None:
         """Until something changed, or it is time to add everybody again; on a busy gateway something always has."""

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rowbell.gateway.session import Session
 
 
+UNACKNOWLEDGED = 5000
+"""Messages of a subscription that may wait for the client's ACK; beyond that it is sent no more until some come."""
+
+
 class Feed:
     __slots__ = ("_pager", "_receipt", "_session", "auto", "id", "open", "subscription")
 
@@ -37,27 +41,31 @@ class Feed:
     # What happens to it. None of these waits.
 
     def drained(self) -> None:
-        """The session's queue is empty."""
-        if self.subscription.state is State.WAITING:
+        """The session's queue is empty, or the client acknowledged: a feed that waits for that goes on."""
+        if self._can_go_on():
             self.carry_out(self.subscription.drained())
 
     def carry_out(self, answer: Answer) -> None:
         """Send, run the next query, tell that it is live: what the subscription answered."""
-        if not self.open:
-            return
-        self._send(answer.send)
-        if answer.live and self._receipt is not None:
-            self._session.send_receipt(self._receipt)
-            self._receipt = None
-        if answer.query is not None:
-            self._pager.ask(self, answer.query)
-        elif self._session.idle:
-            self.drained()
+        while self.open:
+            self._send(answer.send)
+            if answer.live:
+                self._answer_receipt()
+            if answer.query is not None:
+                self._pager.ask(self, answer.query)
+            if answer.query is not None or not self._can_go_on():
+                return
+            answer = self.subscription.drained()
+
+    def end(self) -> None:
+        """It was unsubscribed, or its session ended. A receipt of SUBSCRIBE that is still owed is given."""
+        self._answer_receipt()
+        self.open = False
 
     def offer(self, change: Change) -> None:
         """The bus brought a whole change of this recipient."""
         was_live = self.subscription.state is State.LIVE
-        delivery = self.subscription.offered(change, self._session.has_room)
+        delivery = self.subscription.offered(change, self._has_room)
         if delivery is not None:
             if change.committed_at:
                 COMMIT_TO_SOCKET.observe(max(0.0, time.time() - change.committed_at / 1e6))
@@ -69,7 +77,7 @@ class Feed:
     def misses(self, sweep: Sweep) -> list[tuple[int, int, int]] | None:
         """See `Subscription.misses`; a feed that cannot follow goes to paging here."""
         missed = self.subscription.misses(sweep)
-        if missed is None and self._session.idle:
+        if missed is None:
             self.drained()
         return missed
 
@@ -77,10 +85,23 @@ class Feed:
         """Give what the sweep found missing; how many of them were sent."""
         if not self.open:
             return 0
-        deliveries = self.subscription.rescued(sweep, changes, self._session.has_room)
+        deliveries = self.subscription.rescued(sweep, changes, self._has_room)
         EVENTS_RESCUED.inc(len(deliveries))
         self.carry_out(Answer(deliveries))
         return len(deliveries)
+
+    def _has_room(self) -> bool:
+        return self._session.has_room() and self._is_acknowledged()
+
+    def _can_go_on(self) -> bool:
+        return self.subscription.state is State.WAITING and self._session.idle and self._is_acknowledged()
+
+    def _is_acknowledged(self) -> bool:
+        return self.auto or self._session.unacknowledged(self) < UNACKNOWLEDGED
+
+    def _answer_receipt(self) -> None:
+        receipt, self._receipt = self._receipt, None
+        self._session.send_receipt(receipt)
 
     def _send(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:

@@ -134,8 +134,7 @@ class Gateway:
         return feed
 
     def close_feed(self, feed: Feed) -> None:
-        feed.open = False
-        if self._registry.remove(feed) and not self.stopping:
+        if self._registry.remove(feed):
             self.attendance.note(feed.recipient)
 
     # What happens.
@@ -162,6 +161,7 @@ class Gateway:
         if epoch is not None and (known is None or known.id == epoch.id):
             return True
         log.warning("epoch_changed", sessions=len(self._sessions))
+        self._sweeper.forget()
         for session in tuple(self._sessions):
             session.close(RESTARTING)
         if epoch is None:

@@ -13,12 +13,9 @@ class Registry:
         self._feeds: dict[str, list[Feed]] = {}
         """Tracks recipient → its feeds, in the order of subscribing; no entry without a feed."""
 
-    def add(self, feed: Feed) -> bool:
-        """True if it is the recipient's first feed here."""
-        feeds = self._feeds.setdefault(feed.recipient, [])
-        feeds.append(feed)
+    def add(self, feed: Feed) -> None:
+        self._feeds.setdefault(feed.recipient, []).append(feed)
         SUBSCRIPTIONS.inc()
-        return len(feeds) == 1
 
     def remove(self, feed: Feed) -> bool:
         """True if it was the recipient's last feed here."""
@@ -41,6 +38,3 @@ class Registry:
     def __iter__(self) -> Iterator[Feed]:
         """Every feed there is now; the registry may change meanwhile."""
         return iter([feed for feeds in self._feeds.values() for feed in feeds])
-
-    def __len__(self) -> int:
-        return sum(map(len, self._feeds.values()))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from rowbell.backoff import backoff
 from rowbell.errors import DatabaseUnavailable
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.subscription import PAGE, ReadPass, ReadRows
-from rowbell.inbox import Epoch, Inbox, Passes
+from rowbell.inbox import Epoch, Inbox
 from rowbell.logs import get_logger
 from rowbell.notification import Change
 from rowbell.snapshot import Snapshot
@@ -28,6 +29,7 @@ ROWS_A_QUERY = 10 * PAGE
 """Bodies of one query, 40 KiB each at the most."""
 
 Request = TypeVar("Request")
+Result = TypeVar("Result")
 
 
 class Pager:
@@ -72,23 +74,14 @@ class Pager:
                 await self._answer_passes(asked)
 
     async def _answer_passes(self, asked: list[tuple[Feed, Snapshot]]) -> None:
-        passes = await self._until_answered(asked)
+        requests = [(feed.recipient, floor) for feed, floor in asked]
+        passes = await _until_answered(lambda: self._inbox.take_pass(requests))
         if not self._epoch_seen(passes.epoch):
             return  # every session is being closed
         for (feed, _), found in zip(asked, passes.found, strict=True):
             if feed.open:
                 feed.carry_out(feed.subscription.passed(passes.first, found.ids, found.deleted))
                 await asyncio.sleep(0)  # a storm of joins must not keep live changes waiting
-
-    async def _until_answered(self, asked: list[tuple[Feed, Snapshot]]) -> Passes:
-        requests = [(feed.recipient, floor) for feed, floor in asked]
-        for delay in backoff():
-            try:
-                return await self._inbox.take_pass(requests)
-            except DatabaseUnavailable as error:
-                log.warning("pass_failed", subscriptions=len(asked), reason=str(error))
-                await asyncio.sleep(delay)
-        raise AssertionError("the delays never end")
 
     async def _run_rows(self, offer: Callable[[Change], None]) -> None:
         while True:
@@ -100,7 +93,8 @@ class Pager:
                 self._rows_asked.clear()
             if not pages and not whole:
                 continue
-            rows = await self._read_rows(whole.union(*(ids for _, ids in pages)))
+            wanted = whole.union(*(ids for _, ids in pages))
+            rows = {row.id: row for row in await _until_answered(partial(self._inbox.rows, wanted))}
             for id in whole & rows.keys():
                 offer(rows[id])
             for feed, ids in pages:
@@ -108,14 +102,16 @@ class Pager:
                     feed.carry_out(feed.subscription.paged([rows[id] for id in ids if id in rows]))
                     await asyncio.sleep(0)
 
-    async def _read_rows(self, ids: frozenset[int]) -> dict[int, Change]:
-        for delay in backoff():
-            try:
-                return {row.id: row for row in await self._inbox.rows(ids)}
-            except DatabaseUnavailable as error:
-                log.warning("rows_failed", rows=len(ids), reason=str(error))
-                await asyncio.sleep(delay)
-        raise AssertionError("the delays never end")
+
+async def _until_answered(query: Callable[[], Awaitable[Result]]) -> Result:
+    """Ask until PostgreSQL answers."""
+    delays = backoff()
+    while True:
+        try:
+            return await query()
+        except DatabaseUnavailable as error:
+            log.warning("query_repeated", reason=str(error))
+            await asyncio.sleep(next(delays))
 
 
 def _take(queue: deque[tuple[Feed, Request]], most: int) -> list[tuple[Feed, Request]]:

@@ -42,6 +42,13 @@ CLOSE_TIMEOUT = 5.0
 
 NO_DELIVERY = 0
 """Instead of a notification's id: this frame hands out nothing that `notification_delivery` should know of."""
+A_RECEIPT = -1
+"""Instead of a notification's id: this frame is a receipt."""
+
+SUBSCRIPTIONS = 32
+"""Of one session: each change of its user is written once for each."""
+RECEIPT_CHARACTERS = 64 * 1024
+"""Receipts that may wait for a client that asks for them and does not read."""
 
 NORMAL, PROTOCOL_ERROR, POLICY_VIOLATION, RESTARTING = 1000, 1002, 1008, 1012
 """WebSocket close codes: RFC 6455, section 7.4.1, and the IANA registry."""
@@ -60,7 +67,8 @@ class Session:
         self._queue: deque[tuple[str, int]] = deque()
         """Tracks frames on their way to the socket, each with the id of what it delivers by being written."""
         self._queued = 0
-        """Tracks the characters in the queue."""
+        """Tracks the characters in the queue; `_owed`, those of receipts among them."""
+        self._owed = 0
         self._writer: asyncio.Task[None] | None = None
         self._closing: int | None = None
         """Tracks the close code, once the session is to end: nothing is queued any more."""
@@ -90,13 +98,24 @@ class Session:
             headers += f"version:{change.version}\n"
         if replayed:
             headers += "replayed:true\n"
-        delivers = change.id if event == "created" else NO_DELIVERY
+        # A change of an unread row hands it out too: it may have been hidden, or another's, when it was created.
+        delivers = change.id if event == "created" or (event == "updated" and not change.read) else NO_DELIVERY
         frame = self._stomp.message(feed.id, headers, with_event(event, change), delivers)
         self._enqueue(frame, delivers if feed.auto else NO_DELIVERY)
 
     def send_receipt(self, receipt: str | None) -> None:
-        if receipt is not None and self._closing is None:
-            self._enqueue(self._stomp.receipt(receipt))
+        if receipt is None or self._closing is not None:
+            return
+        if self._owed > RECEIPT_CHARACTERS:
+            self._fail("receipts are asked for and not read", code=POLICY_VIOLATION)
+            return
+        frame = self._stomp.receipt(receipt)
+        self._owed += len(frame)
+        self._enqueue(frame, A_RECEIPT)
+
+    def unacknowledged(self, feed: Feed) -> int:
+        """Messages of this feed that wait for the client's ACK."""
+        return self._stomp.unacknowledged(feed.id)
 
     def close(self, code: int) -> None:
         """Write what is queued, then close; within CLOSE_TIMEOUT."""
@@ -172,13 +191,16 @@ class Session:
                 event.receipt,
             )
             return
+        if len(self._feeds) >= SUBSCRIPTIONS:
+            self._fail(f"a session has at most {SUBSCRIPTIONS} subscriptions", receipt=event.receipt)
+            return
         feed = self._feeds[event.id] = self._gateway.open_feed(self, event)
         await self._gateway.attendance.known(self.user)
-        if self.idle:
-            feed.drained()
+        feed.drained()
 
     def _unsubscribe(self, event: stomp.Unsubscribe) -> None:
         if feed := self._feeds.pop(event.id, None):
+            feed.end()
             self._gateway.close_feed(feed)
         self.send_receipt(event.receipt)
 
@@ -191,12 +213,15 @@ class Session:
             receipt = event.receipt
             written = self._gateway.acknowledgements.written()
             written.add_done_callback(lambda _: self.send_receipt(receipt))
+        for feed in tuple(self._feeds.values()):
+            feed.drained()
 
     async def _disconnect(self, event: stomp.Disconnect) -> None:
         if event.receipt is not None:
-            # The receipt says that everything before it stands: acknowledgements, too.
-            await asyncio.wait([self._gateway.acknowledgements.written()], timeout=CLOSE_TIMEOUT)
-        self.send_receipt(event.receipt)
+            # The receipt says that everything before it stands: acknowledgements, too. If not, none is sent.
+            written, _ = await asyncio.wait([self._gateway.acknowledgements.written()], timeout=CLOSE_TIMEOUT)
+            if written:
+                self.send_receipt(event.receipt)
         self.close(NORMAL)
 
     def _fail(self, message: str, body: str = "", receipt: str | None = None, code: int = PROTOCOL_ERROR) -> None:
@@ -223,8 +248,9 @@ class Session:
             await self._write_queue()
             if self._closing is not None:
                 await self._send({"type": "websocket.close", "code": self._closing, "reason": ""})
-        except OSError:
-            self._queue.clear()  # the client is gone; `run` hears of it too
+        except (OSError, RuntimeError):
+            # The client is gone, or uvicorn closed because of what it sent (too large, not UTF-8): `run` hears of it.
+            self._queue.clear()
         finally:
             self._writer = None
         if self._closing is None:
@@ -238,7 +264,9 @@ class Session:
             await self._send({"type": "websocket.send", "text": frame})
             self._queue.popleft()
             self._queued -= len(frame)
-            if delivers != NO_DELIVERY and user is not None:
+            if delivers == A_RECEIPT:
+                self._owed -= len(frame)
+            elif delivers != NO_DELIVERY and user is not None:
                 acknowledgements.add(delivers, user)
         self._sent_at = asyncio.get_running_loop().time()
 
@@ -251,6 +279,7 @@ class Session:
     def _end(self) -> None:
         self._closing = self._closing or NORMAL
         for feed in self._feeds.values():
+            feed.end()
             self._gateway.close_feed(feed)
         self._feeds.clear()
         if self._writer is not None:

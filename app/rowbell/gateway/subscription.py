@@ -1,7 +1,7 @@
 """One subscription's way through replay and live delivery, without I/O.
 
 It is told changes, passes, pages, sweeps and drained sockets, and answers with what to send and which query to run
-next; `gateway.registry` carries the answers out. A subscription is *live* or *paging*.
+next; `gateway.feed` carries the answers out. A subscription is *live* or *paging*.
 
     WAITING ──drained──► LISTING ──pass──► READING ──page of several──► WAITING (for the next page, or pass)
        ▲                                      │

@@ -26,6 +26,10 @@ log = get_logger("gateway.sweep")
 
 INTERVAL = 2.0
 """Seconds between sweeps: what is lost arrives within two of them."""
+FEEDS_A_TURN = 200
+"""Feeds looked at before the event loop does something else: about a millisecond."""
+KEYS_A_QUERY = 2000
+"""Bodies that are read at once, and a few of the next feed."""
 
 
 class Sweeper:
@@ -39,7 +43,7 @@ class Sweeper:
         self._inbox = inbox
         self._registry = registry
         self._epoch_seen = epoch_seen
-        """Tells the gateway the epoch of a sweep; False if it is not the current one."""
+        """Tells the gateway the epoch of a sweep; when it changed, the gateway calls `forget`."""
         self._rescued = rescued
         """Called with each recipient whose row only the sweep brought."""
         self._previous: Snapshot | None = None
@@ -66,6 +70,10 @@ class Sweeper:
         """Do not wait for the next interval."""
         self._at_once.set()
 
+    def forget(self) -> None:
+        """The epoch changed: snapshots from before mean nothing to the subscriptions that come now."""
+        self._previous = self._found = None
+
     async def _wait(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(INTERVAL):
@@ -84,28 +92,48 @@ class Sweeper:
             log.info("epoch_begun", epoch=str(await self._inbox.new_epoch()))
             self._previous = None
             tick = await self._inbox.tick(None, self._registry.recipients)
-        if not self._epoch_seen(tick.epoch):
-            self._previous = None
+        self._epoch_seen(tick.epoch)
         if self._previous is not None:
             self._found = _by_recipient(self._previous, tick)
         self._previous = self.snapshot = tick.snapshot
 
     async def _offer(self, sweep: Sweep) -> None:
-        missing = [(feed, missed) for feed in self._registry if (missed := feed.misses(sweep)) is not None]
+        """Raise the floor of every feed that was sent all of it; read and give what the others miss."""
+        missing: list[tuple[Feed, list[tuple[int, int, int]]]] = []
+        for number, feed in enumerate(self._registry):
+            if number % FEEDS_A_TURN == 0:
+                await asyncio.sleep(0)  # with thousands of feeds the sockets must have their turn in between
+            missed = feed.misses(sweep)
+            if missed:
+                missing.append((feed, missed))
+            elif missed is not None:
+                feed.rescue(sweep, [])
+        while missing:
+            await self._rescue(sweep, _part(missing))
+
+    async def _rescue(self, sweep: Sweep, missing: list[tuple[Feed, list[tuple[int, int, int]]]]) -> None:
         wanted = {id for _, missed in missing for id, version, _ in missed if version != DELETED}
         rows = {row.id: row for row in await self._inbox.rows(wanted)} if wanted else {}
         for feed, missed in missing:
-            self._rescue(feed, sweep, missed, rows)
+            changes = [
+                Change(id, feed.recipient, DELETED, 0, tx) if version == DELETED else rows[id]
+                for id, version, tx in missed
+                if version == DELETED or id in rows  # one that is gone by now has a tombstone in a later sweep
+            ]
+            if sent := feed.rescue(sweep, changes):
+                log.info("rescued", recipient=feed.recipient, changes=sent)
+                self._rescued(feed.recipient)
 
-    def _rescue(self, feed: Feed, sweep: Sweep, missed: list[tuple[int, int, int]], rows: dict[int, Change]) -> None:
-        changes = [
-            Change(id, feed.recipient, DELETED, 0, tx) if version == DELETED else rows[id]
-            for id, version, tx in missed
-            if version == DELETED or id in rows  # one that is gone by now has a tombstone in a later sweep
-        ]
-        if sent := feed.rescue(sweep, changes):
-            log.info("rescued", recipient=feed.recipient, changes=sent)
-            self._rescued(feed.recipient)
+
+def _part(missing: list[tuple[Feed, list[tuple[int, int, int]]]]) -> list[tuple[Feed, list[tuple[int, int, int]]]]:
+    """Take out the first feeds, as many as one query of bodies may serve."""
+    keys = taken = 0
+    while taken < len(missing) and keys < KEYS_A_QUERY:
+        keys += len(missing[taken][1])
+        taken += 1
+    part = missing[:taken]
+    del missing[:taken]
+    return part
 
 
 def _by_recipient(previous: Snapshot, tick: Tick) -> Sweep:

@@ -193,6 +193,11 @@ class Connection:
         to.wait_for(number, token)
         return f"{to.prefix}{number}\nack:{self._session}-{number}\n{headers}content-length:{size}\n\n{body}\0"
 
+    def unacknowledged(self, subscription: str) -> int:
+        """How many messages of a subscription wait for ACK or NACK; none if there is no such subscription."""
+        known = self._subscriptions.get(subscription)
+        return len(known.waiting) if known else 0
+
     def receipt(self, receipt: str) -> str:
         """The frame that asked for `receipt` has taken effect."""
         if self._state not in (State.CONNECTED, State.DISCONNECTING):

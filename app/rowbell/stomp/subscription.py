@@ -12,14 +12,10 @@ is no error: clients unsubscribe while their acknowledgements are on the way.
 
 from __future__ import annotations
 
-from itertools import islice, takewhile
+from itertools import takewhile
 
 from rowbell.stomp.events import AckMode
 from rowbell.stomp.headers import encode_header
-
-WAITING_LIMIT = 10_000
-"""Messages of a subscription that wait for their acknowledgement. For a client that sends none, the older half is
-forgotten (about 1 MB), so that it does not grow for as long as the client stays."""
 
 
 class Subscription:
@@ -33,15 +29,12 @@ class Subscription:
         """The frame up to the message's number."""
         self.acknowledges = ack != "auto"
         self.waiting: dict[int, object] = {}
-        """Number → token, in the order of sending."""
+        """Number → token, in the order of sending. How many there may be is the application's to say."""
         self._cumulative = ack == "client"
 
     def wait_for(self, number: int, token: object) -> None:
         """Remember the token of a message that is being sent."""
         self.waiting[number] = token
-        if len(self.waiting) > WAITING_LIMIT:
-            for oldest in list(islice(self.waiting, WAITING_LIMIT // 2)):
-                del self.waiting[oldest]
 
     def settle(self, number: int) -> list[object]:
         """Take out the token of a waiting message, in cumulative mode with those of all messages before it."""

@@ -1,0 +1,100 @@
+"""Parts of the gateway by themselves, where a whole one would not show what they do."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Collection
+from typing import Any, cast
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from rowbell.bus.memory import MemoryBus
+from rowbell.gateway import acknowledgements
+from rowbell.gateway.acknowledgements import Acknowledgements
+from rowbell.gateway.feed import Feed
+from rowbell.gateway.gateway import Gateway
+from rowbell.gateway.replay import Pager
+from rowbell.gateway.subscription import State
+from rowbell.inbox import Epoch, Inbox
+from rowbell.notification import DELETED, Change
+from rowbell.presence.memory import MemoryPresence
+from rowbell.snapshot import Snapshot
+from rowbell.stomp.server import Subscribe
+from tests.gateway.conftest import TOKENS
+from tests.integration.conftest import delivered
+from tests.postgres_server import PostgresServer
+
+
+class SlowInbox(Inbox):
+    """The real one, each write after a moment."""
+
+    async def record_deliveries(self, deliveries: Collection[tuple[int, str]]) -> None:
+        await asyncio.sleep(0.02)
+        await super().record_deliveries(deliveries)
+
+
+async def test_what_is_added_during_two_flushes_is_written_before_its_promise_is_kept(
+    server: PostgresServer, database: psycopg.AsyncConnection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledgements, "BATCH", 5)
+    inbox = SlowInbox.connect(server.url("postgres"))
+    try:
+        deliveries = Acknowledgements(inbox)
+        for id in range(1, 16):
+            deliveries.add(id, "twice")
+        both = asyncio.gather(deliveries.flush(), deliveries.flush())
+        await asyncio.sleep(0.01)
+        for id in range(16, 26):
+            deliveries.add(id, "twice")
+        await asyncio.gather(both, deliveries.flush(), deliveries.written())
+        assert await delivered(database, "twice") == set(range(1, 26))
+    finally:
+        await inbox.close()
+
+
+class Idle:
+    """A session whose queue is empty; what it is sent is gone."""
+
+    idle = True
+
+    def has_room(self) -> bool:
+        return True
+
+    def send_message(self, *_: Any) -> None: ...
+
+    def send_receipt(self, receipt: str | None) -> None: ...
+
+
+def test_a_pass_over_a_hundred_thousand_deletions_that_were_sent_already_ends() -> None:
+    # Given a live feed that was sent them
+    feed = Feed(cast(Any, Idle()), cast(Pager, None), "alice", Subscribe("1", "/", "auto", {}, None))
+    subscription = feed.subscription
+    subscription.ledger.raise_floor(Snapshot(100, 100))
+    deleted = {id: 100 + id for id in range(1, 100_001)}
+    for id, tx in deleted.items():
+        subscription.ledger.remember(Change(id, "alice", DELETED, 0, tx))
+    subscription.drained()
+    # When
+    asked: list[Any] = []
+    feed._pager = cast(Pager, type("Asked", (), {"ask": lambda _, *query: asked.append(query)})())
+    feed.carry_out(subscription.passed(Snapshot(200_000, 200_000), array("q"), deleted))
+    # Then it went through all pages and asks for the next pass
+    assert subscription.state is State.LISTING
+    assert len(asked) == 1
+
+
+async def test_whoever_sees_a_new_epoch_first_the_sweep_begins_anew() -> None:
+    """Otherwise the floors of sessions of the new epoch would rise to a snapshot of the old one."""
+    # Given a gateway whose sweep has found something in the old epoch
+    gateway = Gateway(cast(Inbox, None), MemoryPresence(), MemoryBus(), TOKENS)
+    old, new = Epoch(uuid4(), 0), Epoch(uuid4(), 0)
+    assert gateway._epoch_seen(old)
+    gateway._sweeper._previous, gateway._sweeper._found = Snapshot(200, 200), cast(Any, "found")
+    # When a pass sees the new one
+    assert not gateway._epoch_seen(new)
+    # Then
+    assert (gateway._sweeper._previous, gateway._sweeper._found) == (None, None)
+    assert gateway._epoch_seen(new)
