@@ -79,6 +79,23 @@ async def test_a_body_that_cannot_be_read_does_not_end_the_bundles(stack: Stack,
         assert await take(receiver, 1) == [changes([1])]
 
 
+# ---- Acknowledgements ----
+
+
+@pytest.mark.parametrize("quantity", [1, 7, 8, 20])
+async def test_a_gateway_that_took_everything_owes_no_acknowledgement(quantity: int, rabbitmq: RabbitMQBus) -> None:
+    """RabbitMQ closes the channel of a consumer that owes one for half an hour, as a quiet gateway would."""
+    async with rabbitmq.receive() as receiver:
+        # given
+        await rabbitmq.publish([Bundle(receiver.gateway, changes([id])) for id in range(quantity)])
+        await take(receiver, quantity)
+        # when what is not acknowledged is asked for again
+        await receiver._channel.basic_recover(requeue=True)
+        # then nothing comes before what is published next
+        await rabbitmq.publish([Bundle(receiver.gateway, changes([quantity]))])
+        assert await take(receiver, 1) == [changes([quantity])]
+
+
 # ---- Broken links ----
 
 

@@ -248,9 +248,11 @@ class RabbitMQReceiver:
         self._messages.put_nowait(message)
 
     async def _acknowledge(self, message: DeliveredMessage) -> None:
-        """Every few bundles at once. What is never acknowledged is gone with the queue."""
+        """Every few bundles at once, and the last of those that wait: RabbitMQ closes a channel on which a bundle is
+        not acknowledged for half an hour. What is never acknowledged is gone with the queue."""
         self._unacknowledged += 1
-        if self._unacknowledged >= PREFETCH // 2 and message.delivery_tag is not None:
+        due = self._unacknowledged >= PREFETCH // 2 or self._messages.empty()
+        if due and message.delivery_tag is not None:
             self._unacknowledged = 0
             with contextlib.suppress(AMQPError, OSError, RuntimeError):  # the loss is on its way through the queue
                 await self._channel.basic_ack(message.delivery_tag, multiple=True, wait=False)
