@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from redis.asyncio import Redis
+from yarl import URL
 
 from rowbell.errors import PresenceUnavailable
 from rowbell.presence import LIFETIME_SECONDS
 from rowbell.presence.redis import MAX_CONNECTIONS, RedisPresence
 from stack import Stack
+from tests.integration.proxy import Proxy
 
 User = Callable[[str], str]
 
@@ -29,6 +31,21 @@ async def presence(stack: Stack) -> AsyncIterator[RedisPresence]:
 async def redis(stack: Stack) -> AsyncIterator[Redis]:
     async with Redis.from_url(stack.settings_env["ROWBELL_REDIS_URL"]) as client:
         yield client
+
+
+@pytest.fixture
+async def link(stack: Stack) -> AsyncIterator[Proxy]:
+    """A way to Redis that counts its connections."""
+    async with Proxy(stack.ports["STACK_REDIS_PORT"]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def linked(stack: Stack, link: Proxy) -> AsyncIterator[RedisPresence]:
+    """Presence that goes that way."""
+    presence = RedisPresence(str(URL(stack.settings_env["ROWBELL_REDIS_URL"]).with_port(link.port)))
+    yield presence
+    await presence.close()
 
 
 async def test_an_entry_lives_for_two_minutes_and_a_half(presence: RedisPresence, redis: Redis, user: User) -> None:
@@ -76,6 +93,29 @@ async def test_a_restart_between_two_calls_is_not_noticed(stack: Stack, presence
     await asyncio.to_thread(stack.start_program, "redis")
 
     assert await presence.gateways_of([user("alice")]) == {}
+
+
+async def test_every_connection_to_a_primary_that_was_demoted_is_made_anew(
+    link: Proxy, linked: RedisPresence, redis: Redis, user: User
+) -> None:
+    """Its address may lead to another server since: a name or a proxy stands for the primary."""
+    # given
+    await add_from_every_connection(linked, user("alice"))
+    assert link.accepted == MAX_CONNECTIONS
+    # when
+    await redis.replicaof("127.0.0.1", 1)
+    try:
+        with pytest.raises(PresenceUnavailable, match="read only replica"):
+            await linked.add("gateway-1", [user("alice")])
+    finally:
+        await redis.replicaof("NO", "ONE")
+    # then
+    await add_from_every_connection(linked, user("alice"))
+    assert link.accepted == 2 * MAX_CONNECTIONS
+
+
+async def add_from_every_connection(presence: RedisPresence, user: str) -> None:
+    await asyncio.gather(*(presence.add("gateway-1", [user]) for _ in range(MAX_CONNECTIONS)))
 
 
 async def test_a_redis_that_hangs_costs_less_than_a_second(stack: Stack, presence: RedisPresence, user: User) -> None:

@@ -19,7 +19,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from rowbell.config import hide_password
 from rowbell.errors import PresenceUnavailable
@@ -98,7 +98,12 @@ class RedisPresence:
         """Bound the time of one call, and tell its failure as ours."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                yield
+                try:
+                    yield
+                except ReadOnlyError:
+                    # A failover demoted this server: its connections stay, though the address may lead elsewhere now.
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
+                    raise
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             problem = str(error) or type(error).__name__
             raise PresenceUnavailable(f"Redis at {self._where}: {problem}") from error
