@@ -115,12 +115,13 @@ class PostgresServer:
         return psycopg.connect(self.url(database, user), autocommit=True)
 
     @contextmanager
-    def database(self, template: str = "template1") -> Iterator[str]:
+    def database(self, template: str = "template1", encoding: str = "UTF8") -> Iterator[str]:
         """A fresh database, dropped at the end; the value is its name."""
         name = next(self._names)
         names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
+        create = sql.SQL("CREATE DATABASE {name} TEMPLATE {template} ENCODING {encoding}")
         with self.connect() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**names))
+            connection.execute(create.format(**names, encoding=sql.Literal(encoding)))
         try:
             yield name
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -82,6 +83,82 @@ async def test_a_session_that_ends_in_the_middle_of_a_statement_counts_as_away(
         # then
         with pytest.raises(DatabaseUnavailable):
             await reading
+
+
+async def test_a_session_that_the_server_ends_for_idling_in_a_transaction_counts_as_away(
+    inbox: Inbox, postgres: PostgresServer, sql: Connection[TupleRow]
+) -> None:
+    # given
+    database = sql.info.dbname
+    previous = (await inbox.tick(None, list)).snapshot
+    login = f"ALTER ROLE a_gateway IN DATABASE {database}"
+    sql.execute(f"{login} SET idle_in_transaction_session_timeout = '100ms'".encode())
+    limited = Inbox.connect(postgres.url(f"{database}?application_name=limited", "a_gateway"))
+
+    def nobody_once_the_session_is_gone() -> list[str]:
+        deadline = time.monotonic() + 10
+        while sql.execute("SELECT FROM pg_stat_activity WHERE application_name = 'limited'").fetchone() is not None:
+            assert time.monotonic() < deadline, "the session is still there"
+        return []
+
+    # when
+    with pytest.raises(DatabaseUnavailable, match="idle-in-transaction"):
+        await limited.tick(previous, nobody_once_the_session_is_gone)
+    # then
+    sql.execute(f"{login} RESET idle_in_transaction_session_timeout".encode())
+    await limited.tick(previous, list)
+    await limited.close()
+
+
+@pytest.mark.parametrize("state", ["XX000", "XX001", "XX002"])
+async def test_an_internal_error_or_damaged_data_counts_as_away(
+    inbox: Inbox, sql: Connection[TupleRow], state: str
+) -> None:
+    """It may concern one row only: it must not end a gateway that serves many people."""
+    # given
+    raising = f"BEGIN RAISE EXCEPTION 'missing chunk number 0' USING ERRCODE = '{state}'; END"
+    sql.execute(f"CREATE FUNCTION damaged() RETURNS trigger LANGUAGE plpgsql AS $${raising}$$".encode())
+    sql.execute("CREATE TRIGGER damaged BEFORE INSERT ON notification_delivery EXECUTE FUNCTION damaged()")
+    # when
+    with pytest.raises(DatabaseUnavailable, match="missing chunk number 0"):
+        await inbox.record_deliveries([(1, "alice")])
+    # then
+    sql.execute("DROP TRIGGER damaged ON notification_delivery")
+    await inbox.record_deliveries([(1, "alice")])
+
+
+async def test_a_column_may_change_its_type_while_we_are_connected(
+    postgres: PostgresServer, sql: Connection[TupleRow]
+) -> None:
+    # given
+    inbox = Inbox.connect(postgres.url(sql.info.dbname, "a_gateway"), pool_size=1)
+    await inbox.new_epoch()
+    floor = (await inbox.tick(None, list)).snapshot
+    for _ in range(10):
+        await inbox.take_pass([("alice", floor)])
+    # when
+    sql.execute("ALTER TABLE notification_deleted ALTER COLUMN recipient_id TYPE varchar(255)")
+    # then
+    await inbox.take_pass([("alice", floor)])
+    await inbox.close()
+
+
+async def test_a_user_in_any_script_is_recorded_whatever_encoding_the_url_asks_for(
+    postgres: PostgresServer, sql: Connection[TupleRow]
+) -> None:
+    inbox = Inbox.connect(postgres.url(sql.info.dbname, "a_gateway") + "?client_encoding=LATIN1")
+    await inbox.record_deliveries([(1, "日本")])
+    assert sql.execute("SELECT user_id FROM notification_delivery").fetchall() == [("日本",)]
+    await inbox.close()
+
+
+async def test_a_database_that_cannot_hold_every_name_is_not_used(postgres: PostgresServer) -> None:
+    with postgres.database("template0", "LATIN1") as latin:
+        inbox = Inbox.connect(postgres.url(latin))
+        with pytest.raises(DatabaseError, match="its encoding is LATIN1, and must be UTF8") as refusal:
+            await inbox.ping()
+        assert not isinstance(refusal.value, DatabaseUnavailable)
+        await inbox.close()
 
 
 async def test_a_cancelled_read_gives_its_connection_back(

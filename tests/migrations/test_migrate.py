@@ -291,12 +291,29 @@ class TestWhatItRefuses:
             standby.remove()
 
     def test_postgresql_14(self) -> None:
-        complaint = Server("14.11", 140011, "logical", standby=False).complaint()
+        complaint = Server("14.11", 140011, "logical", standby=False, encoding="UTF8").complaint()
         assert complaint is not None
         assert complaint.startswith("PostgreSQL 14.11 is too old: Rowbell needs 15 or later")
 
+    @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+    def test_a_database_that_cannot_hold_every_name_and_helps_to_one_that_can(
+        self, server: PostgresServer, encoding: str
+    ) -> None:
+        with server.database("template0", encoding) as name, pytest.raises(DatabaseError) as refusal:
+            migrate(server.url(name))
+        assert f"its encoding is {encoding}, and must be UTF8" in str(refusal.value)
+        # what it says works
+        (create,) = re.findall(r"CREATE DATABASE .*?;", str(refusal.value))
+        with server.connect() as session:
+            session.execute(create.replace("<name>", "advised").encode())
+        try:
+            assert migrate(server.url("advised")).after == schema.head()
+        finally:
+            with server.connect() as session:
+                session.execute("DROP DATABASE advised")
+
     def test_a_fit_server_is_not_complained_about(self) -> None:
-        assert Server("15.0", 150000, "logical", standby=False).complaint() is None
+        assert Server("15.0", 150000, "logical", standby=False, encoding="UTF8").complaint() is None
 
     def test_an_address_where_nothing_answers(self, unused_tcp_port: int) -> None:
         with pytest.raises(DatabaseUnavailable) as refusal:

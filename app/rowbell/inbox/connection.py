@@ -30,6 +30,9 @@ DEFAULTS: dict[str, str | int] = {
 }
 """What the connection has unless its URL says otherwise; seconds, but the last is in milliseconds."""
 
+ENCODING = "UTF8"
+"""Of the database and of what we send: a token may name a user in any script."""
+
 SESSION = (
     # A generic plan does not know how few rows a snapshot has not seen: 220 ms a sweep instead of 1.
     "SET plan_cache_mode = force_custom_plan; "
@@ -42,14 +45,44 @@ POOL_TIMEOUT = 10.0
 """Seconds to wait for a connection of the pool before PostgreSQL counts as unavailable."""
 
 
+PASSING = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    # The rest are not OperationalError in psycopg's tree. A primary that was demoted while we are connected:
+    psycopg.errors.ReadOnlySqlTransaction,
+    # A session that the server ended by its own limits: the next one is another.
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+    # A statement that met concurrent DDL; or damaged data, perhaps of one row, which must not end what serves all.
+    psycopg.errors.InternalError_,
+    psycopg.errors.DataCorrupted,
+    psycopg.errors.IndexCorrupted,
+)
+"""After these it is enough to try again."""
+
+
 def defaults(database_url: str, application_name: str) -> dict[str, Any]:
-    """Connection parameters for psycopg that do not contradict the URL; SettingsError if libpq cannot read it."""
+    """Connection parameters for psycopg: those that the URL leaves open, and the encoding, which is not its to say.
+
+    SettingsError if libpq cannot read the URL.
+    """
     try:
         said = conninfo_to_dict(database_url)
     except psycopg.ProgrammingError as error:
         raise SettingsError(f"ROWBELL_DATABASE_URL is not a URL that libpq understands: {error}") from error
     wanted = DEFAULTS | {"application_name": application_name}
-    return {name: value for name, value in wanted.items() if name not in said}
+    return {name: value for name, value in wanted.items() if name not in said} | {"client_encoding": ENCODING}
+
+
+def encoding_complaint(encoding: str) -> str | None:
+    """Why Rowbell cannot use a database in this encoding, and what to do about it."""
+    if encoding == ENCODING:
+        return None
+    return (
+        f"its encoding is {encoding}, and must be {ENCODING} to hold every user's name and every text. Make another "
+        f"database: CREATE DATABASE <name> ENCODING '{ENCODING}' TEMPLATE template0; (with LOCALE 'C' if the server's "
+        "locale does not match), move what you need there with pg_dump, and name it in ROWBELL_DATABASE_URL."
+    )
 
 
 def async_engine(database_url: str, pool_size: int, application_name: str) -> AsyncEngine:
@@ -57,8 +90,12 @@ def async_engine(database_url: str, pool_size: int, application_name: str) -> As
     parameters = defaults(database_url, application_name)
 
     async def connect(**_: object) -> psycopg.AsyncConnection[Any]:
-        connection = await psycopg.AsyncConnection.connect(database_url, **parameters)
+        # Prepared on the server, a statement would fail for ever in its session when a column's type changes; parsing
+        # it each time costs less than the measurement's noise (0.1 of 2.3 ms a tick).
+        connection = await psycopg.AsyncConnection.connect(database_url, **parameters, prepare_threshold=None)
         try:
+            if complaint := encoding_complaint(connection.info.parameter_status("server_encoding") or ENCODING):
+                raise DatabaseError(f"{shown(database_url)}: {complaint}")
             await connection.execute(SESSION)
             await connection.commit()
         except BaseException:
@@ -99,10 +136,9 @@ def translated() -> Iterator[None]:
 
 def _ours(error: BaseException | None) -> DatabaseError | None:
     text = str(error).strip()
+    if isinstance(error, PASSING):
+        return DatabaseUnavailable(f"PostgreSQL cannot be used at present: {text}")
     match error:
-        # Not OperationalError in psycopg's tree: a primary that was demoted while we are connected.
-        case psycopg.OperationalError() | psycopg.InterfaceError() | psycopg.errors.ReadOnlySqlTransaction():
-            return DatabaseUnavailable(f"PostgreSQL cannot be used at present: {text}")
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn():
             return DatabaseError(f"the database lacks Rowbell's tables: {text}\nTo make them, run: rowbell migrate")
         case psycopg.errors.InsufficientPrivilege():

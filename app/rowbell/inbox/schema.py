@@ -20,7 +20,7 @@ from sqlalchemy import Connection, NullPool, create_engine, exc, text
 import rowbell
 from rowbell.errors import DatabaseError, DatabaseUnavailable
 from rowbell.inbox import epoch
-from rowbell.inbox.connection import SESSION, defaults, shown, translated
+from rowbell.inbox.connection import SESSION, defaults, encoding_complaint, shown, translated
 from rowbell.inbox.tables import VERSION_TABLE
 
 LOCK = 0x726F7762656C6C01
@@ -41,7 +41,8 @@ LOOK_AT_SERVER = text("""
     SELECT current_setting('server_version') AS version,
            current_setting('server_version_num')::int AS number,
            current_setting('wal_level') AS wal_level,
-           pg_is_in_recovery() AS standby
+           pg_is_in_recovery() AS standby,
+           current_setting('server_encoding') AS encoding
 """)
 
 LOOK_AT_RIGHTS = text("""
@@ -58,16 +59,18 @@ LOOK_AT_RIGHTS = text("""
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What matters of a PostgreSQL server before its tables are looked at."""
+    """What matters of a PostgreSQL server, and of the database, before its tables are looked at."""
 
     version: str
     number: int
     """The version as server_version_num: 150003 is 15.3."""
     wal_level: str
     standby: bool
+    encoding: str
+    """Of the database, as server_encoding."""
 
     def complaint(self) -> str | None:
-        """Why Rowbell cannot use this server, and what to do about it."""
+        """Why Rowbell cannot use them, and what to do about it."""
         if self.number < OLDEST:
             return (
                 f"PostgreSQL {self.version} is too old: Rowbell needs 15 or later, for publications with a list of "
@@ -84,7 +87,7 @@ class Server:
                 "As a superuser run: ALTER SYSTEM SET wal_level = 'logical'; then restart the server. "
                 "(Where you cannot: set it in the provider's parameters, on Amazon RDS rds.logical_replication = 1.)"
             )
-        return None
+        return encoding_complaint(self.encoding)
 
 
 @dataclass(frozen=True, slots=True)
