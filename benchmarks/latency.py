@@ -32,7 +32,7 @@ from rowbell.stomp.client import Client, Connected, Message, Receipt
 from stack import Home, Stack
 
 USERS = 50
-WARM_UP = 5.0
+WARM_UP = 20.0
 """Seconds at the full rate before anything counts: the JVMs compile meanwhile."""
 SETTLE = 10.0
 """Seconds that the last rows have to arrive."""
@@ -91,22 +91,20 @@ async def client(url: str, token: str, run: Run, subscribed: asyncio.Event) -> N
     raise RuntimeError(f"the gateway closed a connection: {socket.close_code} {socket.close_reason}")
 
 
-async def write(url: str, users: list[str], run: Run, seconds: float) -> None:
+async def write(database: psycopg.AsyncConnection[tuple[int]], users: list[str], run: Run, seconds: float) -> None:
     """Commit rows at the steady rate."""
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as database:
-        begun = time.time()
-        run.counted_from = begun + WARM_UP
-        for n in range(int(run.rate * (seconds + WARM_UP))):
-            await asyncio.sleep(max(0.0, begun + n / run.rate - time.time()))
-            at = time.time()
-            cursor = await database.execute(
-                "INSERT INTO notification (recipient_id, title, data) VALUES (%s, %s, %s) RETURNING id",
-                [users[n % len(users)], f"Notification {n}", '{"postId": "p-100"}'],
-            )
-            row = await cursor.fetchone()
-            assert row is not None
-            run.committed[row[0]] = time.time()
-            run.sent[row[0]] = at
+    begun = time.time()
+    for n in range(int(run.rate * seconds)):
+        await asyncio.sleep(max(0.0, begun + n / run.rate - time.time()))
+        at = time.time()
+        cursor = await database.execute(
+            "INSERT INTO notification (recipient_id, title, data) VALUES (%s, %s, %s) RETURNING id",
+            [users[n % len(users)], f"Notification {n}", '{"postId": "p-100"}'],
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        run.committed[row[0]] = time.time()
+        run.sent[row[0]] = at
 
 
 async def measure(stack: Stack, rate: int, seconds: float) -> Run:
@@ -122,9 +120,12 @@ async def measure(stack: Stack, rate: int, seconds: float) -> Run:
             subscribed = asyncio.Event()
             clients.append(tasks.create_task(client(gateways[n % 2], tokens.issue(user, 3600), run, subscribed)))
             await subscribed.wait()
-        before, usage = _means(stack), _cpu(stack)
-        begun = time.time()
-        await write(stack.owner_env["ROWBELL_DATABASE_URL"], users, run, seconds)
+        url = stack.owner_env["ROWBELL_DATABASE_URL"]
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as database:
+            await write(database, users, run, WARM_UP)
+            before, usage, begun = _means(stack), _cpu(stack), time.time()
+            run.counted_from = begun
+            await write(database, users, run, seconds)
         run.cpu = {name: (used - usage[name]) / (time.time() - begun) for name, used in _cpu(stack).items()}
         await run.settle()
         run.stages = _stages(before, _means(stack))
@@ -165,7 +166,7 @@ def _stages(before: dict[str, tuple[float, float]], after: dict[str, tuple[float
 
 
 def _cpu(stack: Stack) -> dict[str, float]:
-    """program → processor seconds of it and its children so far."""
+    """program → processor seconds of it and its children so far, those that have ended included."""
     ticks = os.sysconf("SC_CLK_TCK")
     children: dict[int, list[int]] = {}
     used: dict[int, float] = {}
@@ -176,14 +177,13 @@ def _cpu(stack: Stack) -> dict[str, float]:
             except OSError:
                 continue
             children.setdefault(int(fields[1]), []).append(int(entry.name))
-            used[int(entry.name)] = (int(fields[11]) + int(fields[12])) / ticks
+            used[int(entry.name)] = sum(map(int, fields[11:15])) / ticks  # proc(5): utime, stime, cutime, cstime
 
     def tree(pid: int) -> float:
         return used.get(pid, 0.0) + sum(tree(child) for child in children.get(pid, ()))
 
-    return {name: tree(program.pid) for name, program in stack.programs().items()} | {
-        "this benchmark": used[os.getpid()]
-    }
+    own = time.process_time()
+    return {name: tree(program.pid) for name, program in stack.programs().items()} | {"this benchmark": own}
 
 
 def quantiles(values: list[float]) -> tuple[float, float, float]:
