@@ -63,7 +63,7 @@ class PostgresServer:
     """One cluster: its superuser is `postgres`, trusted on 127.0.0.1."""
 
     def __init__(self, binaries: Path) -> None:
-        assert (binaries / "postgres").exists(), f"no PostgreSQL in {binaries}: run `make setup`"
+        assert (binaries / "postgres").exists(), f"no PostgreSQL in {binaries}: run `make install`"
         self.binaries = binaries
         self.port = _free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="rowbell-postgres-"))

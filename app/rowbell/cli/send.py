@@ -20,8 +20,13 @@ EXAMPLE = """example:
 It does what every application can do:
   INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello');"""
 
-DEFAULTS: dict[str, str | int] = {"connect_timeout": 10, "target_session_attrs": "read-write"}
-"""What the connection has unless its URL says otherwise: ten seconds for each host, and the primary among them."""
+DEFAULTS: dict[str, str | int] = {
+    "connect_timeout": 10,
+    "target_session_attrs": "read-write",
+    "client_encoding": "UTF8",
+}
+"""What the connection has unless its URL says otherwise: ten seconds for each host, the primary among them, and
+whatever PGCLIENTENCODING says, every character."""
 
 COLUMNS = ("recipient_id", "title", "type", "body", "data", "dedup_key")
 
