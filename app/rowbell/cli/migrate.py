@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--new-epoch",
         action="store_true",
-        help="also begin a new epoch: sessions are closed and get a full replay. For a cold copy of the files, see below",
+        help="also begin a new epoch: sessions are closed, and replayed. For a cold copy of the files, see below",
     )
     parser.set_defaults(run=run)
 
