@@ -12,10 +12,8 @@ import asyncio
 import os
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from websockets.asyncio.client import connect
 
 from rowbell.auth import Tokens
 from rowbell.stomp.client import Client, Connected, Message, Receipt
-from stack import Home, Stack
+from stack import Stack
 
 USERS = 50
 WARM_UP = 20.0
@@ -219,24 +217,14 @@ def show(console: Console, runs: list[Run]) -> None:
     console.print(where)
 
 
-@contextmanager
-def own_stack() -> Iterator[Stack]:
-    home = Home(Path(tempfile.gettempdir()) / f"rowbell-bench-{os.getpid()}")
-    stack = Stack(home, "free", dies_with_us=True)
-    try:
-        stack.start()
-        yield stack
-    finally:
-        stack.remove()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=int, nargs="+", default=[20, 500], help="rows per second (default: 20 500)")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each rate is measured (default: 30)")
     args = parser.parse_args()
     console = Console(width=110)
-    with own_stack() as stack:
+    with Stack.temporary() as stack:
+        stack.start()
         runs = [uvloop.run(measure(stack, rate, args.seconds)) for rate in args.rates]
         show(console, runs)
     return 1 if any(run.missing() for run in runs) else 0

@@ -19,6 +19,7 @@ from rowbell.config import Settings
 from stack.errors import StackError
 from stack.home import CHECKOUT, Home
 from stack.ports import Ports
+from stack.supervision import DIES_WITH_US
 
 DEBEZIUM = CHECKOUT / "debezium"
 
@@ -41,6 +42,7 @@ def prepare(home: Home, environ: Mapping[str, str]) -> None:
         raise StackError(f"Kafka is not in {DEBEZIUM}/target. Fetch it: make install")
     identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [
+        *DIES_WITH_US,
         "java",
         "-XX:TieredStopAtLevel=1",
         f"-Dlog4j2.configurationFile={DEBEZIUM}/log4j2.properties",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import requests
@@ -59,6 +63,21 @@ class Stack:
         """The stack of this home: on the ports that it runs on, or else on those it would start on."""
         runs = home.ports_file.exists() and Supervisor(home).is_running()
         return cls(home, ports.default_ports({}, home.ports_file) if runs else ports.default_ports(environ))
+
+    @classmethod
+    @contextmanager
+    def temporary(cls) -> Iterator[Stack]:
+        """A stack of our own, not started: on free ports, in a directory that is deleted when the block ends.
+
+        It makes the directory itself: those that tests are given let nobody but us through, and as root PostgreSQL
+        runs as somebody else. The servers end with this process even if it is killed.
+        """
+        home = Home(Path(tempfile.gettempdir()) / f"rowbell-{os.getpid()}-{secrets.token_hex(4)}")
+        stack = cls(home, "free", dies_with_us=True)
+        try:
+            yield stack
+        finally:
+            stack.remove()
 
     # What runs with the stack gets its settings here
 

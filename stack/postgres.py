@@ -15,6 +15,7 @@ from psycopg import sql
 from stack.errors import StackError
 from stack.home import Home, write_private
 from stack.ports import Ports
+from stack.supervision import DIES_WITH_US
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 DATABASE = "rowbell"
@@ -166,6 +167,7 @@ def _give(path: Path) -> None:
 
 def _as_account(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a command as the account, from a directory that it can be in."""
+    command = [*DIES_WITH_US, *command]
     if os.geteuid():
         return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
     entry = pwd.getpwnam(account())

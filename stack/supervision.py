@@ -21,6 +21,9 @@ from stack.home import Home
 
 CONFIGURATION = Path(__file__).with_name("supervisord.conf")
 
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command: one that prepares a directory must not go on in it when the start that ran it was killed."""
+
 MARK = "STACK_HOME"
 """Every process of a stack carries its home in its environment under this name."""
 

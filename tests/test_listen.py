@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -166,6 +167,8 @@ async def listening(url: str, *options: str) -> AsyncIterator[Listening]:
         sys.executable, "-m", "rowbell", "listen", "alice", "--url", url, *options,
         env=kept | {"ROWBELL_JWT_SECRET": SECRET},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        # A test run in the background has SIGINT ignored, and so would have its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         yield Listening(process)

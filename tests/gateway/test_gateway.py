@@ -21,8 +21,8 @@ from rowbell.gateway.feed import UNACKNOWLEDGED
 from rowbell.gateway.session import SUBSCRIPTIONS
 from rowbell.notification import Change
 from tests.gateway.conftest import TOKENS, Running
-from tests.integration.conftest import delivered, insert, unread
 from tests.integration.processes import eventually
+from tests.integration.rows import delivered, insert, unread
 from tests.integration.subscriber import Frame
 
 Database = psycopg.AsyncConnection[tuple[object, ...]]

@@ -24,7 +24,7 @@ from rowbell.presence.memory import MemoryPresence
 from rowbell.snapshot import Snapshot
 from rowbell.stomp.server import Subscribe
 from tests.gateway.conftest import TOKENS
-from tests.integration.conftest import delivered
+from tests.integration.rows import delivered
 from tests.postgres_server import PostgresServer
 
 

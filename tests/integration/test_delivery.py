@@ -19,8 +19,9 @@ import redis
 import stomp
 
 from rowbell.bus.rabbitmq import EXCHANGE, EXCHANGE_TO_ALL
-from tests.integration.conftest import Database, Pipeline, delivered, insert, unread
+from tests.integration.pipeline import Pipeline
 from tests.integration.processes import eventually
+from tests.integration.rows import Database, delivered, insert, unread
 from tests.integration.subscriber import Subscriber, assert_nothing_twice
 
 CLIENTS = Path(__file__).parent.parent / "clients"
