@@ -45,3 +45,8 @@ def user(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """Names that no other test has: `user("alice")`."""
     suffix = uuid.uuid4().hex[:8]
     return lambda name: f"{name}-{suffix}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults come last: what tests the servers in their calm must not find them just recovering."""
+    items.sort(key=lambda item: "chaos" in item.path.parts)
