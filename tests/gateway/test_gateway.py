@@ -251,6 +251,22 @@ class TestSession:
             assert client.messages[2].headers["event"] == "deleted"
             assert not any("replayed" in m.headers for m in client.messages)
 
+    async def test_a_user_whom_presence_forgot_is_written_again_when_a_pass_brings_the_rows(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        async with running_gateway.subscriber("forgotten") as client:
+            for gateway in (await running_gateway.presence.gateways_of(["forgotten"]))["forgotten"]:
+                await running_gateway.presence.remove(gateway, ["forgotten"])
+            await database.execute(
+                "INSERT INTO notification (recipient_id, title) SELECT 'forgotten', 'n' FROM generate_series(1, 300)"
+            )
+            await client.until(lambda: len(client.messages) == 300, "more rows than a sweep gives")
+
+            async def known() -> bool:
+                return await running_gateway.presence.gateways_of(["forgotten"]) != {}
+
+            await eventually("presence knows again", known)
+
     async def test_a_deletion_with_a_32_bit_transaction_id_is_not_repeated_by_the_sweep(
         self, running_gateway: Running, database: Database
     ) -> None:

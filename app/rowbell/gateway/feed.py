@@ -38,6 +38,10 @@ class Feed:
     def recipient(self) -> str:
         return self.subscription.recipient
 
+    @property
+    def is_live(self) -> bool:
+        return self.subscription.state is State.LIVE
+
     # What happens to it. None of these waits.
 
     def drained(self) -> None:
@@ -64,7 +68,7 @@ class Feed:
 
     def offer(self, change: Change) -> None:
         """The bus brought a whole change of this recipient."""
-        was_live = self.subscription.state is State.LIVE
+        was_live = self.is_live
         delivery = self.subscription.offered(change, self._has_room)
         if delivery is not None:
             if change.committed_at:

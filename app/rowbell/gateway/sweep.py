@@ -45,7 +45,7 @@ class Sweeper:
         self._epoch_seen = epoch_seen
         """Tells the gateway the epoch of a sweep; when it changed, the gateway calls `forget`."""
         self._rescued = rescued
-        """Called with each recipient whose row only the sweep brought."""
+        """Called with each recipient whose rows the stream did not bring."""
         self._previous: Snapshot | None = None
         self._found: Sweep | None = None
         """Tracks what the last sweep found, until it has been offered."""
@@ -103,11 +103,14 @@ class Sweeper:
         for number, feed in enumerate(self._registry):
             if number % FEEDS_A_TURN == 0:
                 await asyncio.sleep(0)  # with thousands of feeds the sockets must have their turn in between
+            was_live = feed.is_live
             missed = feed.misses(sweep)
             if missed:
                 missing.append((feed, missed))
             elif missed is not None:
                 feed.rescue(sweep, [])
+            elif was_live and not feed.is_live:
+                self._rescued(feed.recipient)  # a pass brings what the stream did not: is presence wrong?
         while missing:
             await self._rescue(sweep, _part(missing))
 
