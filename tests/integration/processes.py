@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import requests
@@ -66,9 +66,9 @@ class Process:
     def tail(self) -> str:
         return self.log.read_text()[-3000:]
 
-    def wait_for(self, what: str, condition: object, within: float = 30.0) -> None:
+    def wait_for(self, what: str, condition: Callable[[], bool], within: float = 30.0) -> None:
         deadline = time.monotonic() + within
-        while not condition():  # type: ignore[operator]
+        while not condition():
             assert self.alive, f"{self._command} ended before {what}:\n{self.tail()}"
             assert time.monotonic() < deadline, f"{self._command}: not {what} within {within} s:\n{self.tail()}"
             time.sleep(0.05)

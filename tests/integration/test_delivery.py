@@ -292,8 +292,7 @@ class Spy:
 
 async def _gateways_of(pipeline: Pipeline, user: str) -> set[str]:
     with redis.Redis.from_url(pipeline.stack.settings_env["ROWBELL_REDIS_URL"], decode_responses=True) as client:
-        kind = client.type(f"presence:{user}")
-        entries = client.smembers(f"presence:{user}") if kind == "set" else client.zrange(f"presence:{user}", 0, -1)
+        entries = client.smembers(f"presence:{user}")
         return set(entries)  # type: ignore[arg-type]
 
 

@@ -98,7 +98,7 @@ class Session:
             headers += f"version:{change.version}\n"
         if replayed:
             headers += "replayed:true\n"
-        # A change of an unread row hands it out too: it may have been hidden, or another's, when it was created.
+        # A change of an unread row hands it out too: it may have been hidden when it was created.
         delivers = change.id if event == "created" or (event == "updated" and not change.read) else NO_DELIVERY
         frame = self._stomp.message(feed.id, headers, with_event(event, change), delivers)
         self._enqueue(frame, delivers if feed.auto else NO_DELIVERY)

@@ -31,6 +31,9 @@ FEEDS_A_TURN = 200
 KEYS_A_QUERY = 2000
 """Bodies that are read at once, and a few of the next feed."""
 
+Missing = list[tuple[Feed, list[tuple[int, int, int]]]]
+"""Feeds, each with the keys (id, version, tx) of what it was never sent."""
+
 
 class Sweeper:
     def __init__(
@@ -99,7 +102,7 @@ class Sweeper:
 
     async def _offer(self, sweep: Sweep) -> None:
         """Raise the floor of every feed that was sent all of it; read and give what the others miss."""
-        missing: list[tuple[Feed, list[tuple[int, int, int]]]] = []
+        missing: Missing = []
         for number, feed in enumerate(self._registry):
             if number % FEEDS_A_TURN == 0:
                 await asyncio.sleep(0)  # with thousands of feeds the sockets must have their turn in between
@@ -114,7 +117,7 @@ class Sweeper:
         while missing:
             await self._rescue(sweep, _part(missing))
 
-    async def _rescue(self, sweep: Sweep, missing: list[tuple[Feed, list[tuple[int, int, int]]]]) -> None:
+    async def _rescue(self, sweep: Sweep, missing: Missing) -> None:
         wanted = {id for _, missed in missing for id, version, _ in missed if version != DELETED}
         rows = {row.id: row for row in await self._inbox.rows(wanted)} if wanted else {}
         for feed, missed in missing:
@@ -128,7 +131,7 @@ class Sweeper:
                 self._rescued(feed.recipient)
 
 
-def _part(missing: list[tuple[Feed, list[tuple[int, int, int]]]]) -> list[tuple[Feed, list[tuple[int, int, int]]]]:
+def _part(missing: Missing) -> Missing:
     """Take out the first feeds, as many as one query of bodies may serve."""
     keys = taken = 0
     while taken < len(missing) and keys < KEYS_A_QUERY:
