@@ -44,8 +44,8 @@ class Running:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/ws"
 
-    def subscriber(self, user: str, ack: str = "auto") -> Subscriber:
-        return Subscriber(self.url, TOKENS.issue(user, 3600), ack, reconnect=False)
+    def subscriber(self, user: str, ack: str = "auto", badge: bool = False) -> Subscriber:
+        return Subscriber(self.url, TOKENS.issue(user, 3600), ack, reconnect=False, badge=badge)
 
     async def stop(self) -> None:
         """As an administrator does."""
@@ -57,7 +57,7 @@ class Running:
 async def running_gateway(server: PostgresServer) -> AsyncIterator[Running]:
     inbox = Inbox.connect(server.url("postgres"))
     presence, bus = MemoryPresence(), MemoryBus()
-    gateway = Gateway(inbox, presence, bus, TOKENS)
+    gateway = Gateway(inbox, presence, bus, TOKENS, streaming=lambda: False)  # so the sweep hurries
     listener = listen("127.0.0.1", 0)
     serving = asyncio.create_task(serve(gateway, listener))
     running = Running(gateway, bus, presence, listener.getsockname()[1], serving)

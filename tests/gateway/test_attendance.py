@@ -39,7 +39,7 @@ class Here:
     def come(self, user: str) -> Feed:
         subscribe = Subscribe("1", "/user/queue/notifications", "auto", {}, None)
         feed = Feed(cast(Any, None), cast(Any, None), user, subscribe)
-        self.registry.add(feed)
+        self.registry.feeds.add(feed)
         return feed
 
     async def known(self, user: str) -> bool:
@@ -108,7 +108,7 @@ async def test_who_left_is_forgotten_at_once_and_everybody_at_the_end(here: Here
     here.come("bob")
     await here.attendance.known("alice")
     await here.attendance.known("bob")
-    here.registry.remove(feed)
+    here.registry.feeds.remove(feed)
     here.attendance.note("alice")
 
     async def forgotten() -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 RECONNECT_DELAY = 0.1
+UNREAD = "/user/queue/unread"
+READ = "/app/notifications/read"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Subscription:
 
     messages: list[Frame] = field(default_factory=list)
     receipt: bool = False
+    """Did a RECEIPT come? The first is that of SUBSCRIBE."""
+    receipts: list[str] = field(default_factory=list)
+    unread: list[dict[str, Any]] = field(default_factory=list)
+    """What `/user/queue/unread` told, in order."""
     closed: int | None = None
     """The close code, once the connection is gone."""
 
@@ -54,11 +61,13 @@ class Subscription:
 class Subscriber:
     """`async with Subscriber(url, token) as alice:` connects, subscribes, and waits for the receipt."""
 
-    def __init__(self, url: str, token: str, ack: str = "auto", reconnect: bool = True) -> None:
+    def __init__(self, url: str, token: str, ack: str = "auto", reconnect: bool = True, badge: bool = False) -> None:
         self.urls = [url]
         """Where to connect: each reconnect takes the next."""
         self.token = token
         self.ack = ack
+        self.badge = badge
+        """Is the number of unread rows subscribed to as well?"""
         self.acknowledge = True
         self.reconnect = reconnect
         self.subscriptions: list[Subscription] = []
@@ -116,6 +125,19 @@ class Subscriber:
         lines = "".join(f"{name.replace('_', '-')}:{value}\n" for name, value in headers.items())
         await self._socket.send(f"{command}\n{lines}\n{body}\0")
 
+    async def read(self, *ids: int) -> None:
+        """Mark these as read, or all, and wait for the receipt."""
+        receipt = f"read-{uuid.uuid4().hex}"
+        body = json.dumps({"ids": ids} if ids else {"all": True})
+        subscription = self.subscriptions[-1]
+        await self.send("SEND", body, destination=READ, receipt=receipt)
+        await self.until(lambda: receipt in subscription.receipts, "the receipt of SEND")
+
+    async def until_unread(self, count: int, within: float = 20.0) -> None:
+        """Until the badge says so."""
+        told = self.subscriptions[-1].unread
+        await self.until(lambda: told and told[-1] == {"unread": count}, f"unread {count}", within)
+
     async def _run(self) -> None:
         while True:
             url = self.urls[self._attempts % len(self.urls)]
@@ -148,17 +170,23 @@ class Subscriber:
     async def _take(self, frame: Frame, subscription: Subscription) -> None:
         if frame.command == "CONNECTED":
             self.subscriptions.append(subscription)
+            if self.badge:
+                await self.send("SUBSCRIBE", id="u1", destination=UNREAD, ack=self.ack)
             await self.send(
                 "SUBSCRIBE", id="s1", destination="/user/queue/notifications", ack=self.ack, receipt="subscribed"
             )
         elif frame.command == "RECEIPT":
             subscription.receipt = True
+            subscription.receipts.append(frame.headers["receipt-id"])
         elif frame.command == "ERROR":
             self.errors.append(frame)
         else:
             assert frame.command == "MESSAGE", frame
-            json.loads(frame.body)
-            subscription.messages.append(frame)
+            body = json.loads(frame.body)
+            if frame.headers["destination"] == UNREAD:
+                subscription.unread.append(body)
+            else:
+                subscription.messages.append(frame)
             if self.ack != "auto" and self.acknowledge:
                 await self.send("ACK", id=frame.headers["ack"])
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from rowbell.gateway.subscription import Answer, Delivery, State, Subscription, Sweep
+from rowbell.inbox import Given
 from rowbell.metrics import COMMIT_TO_SOCKET, EVENTS_LIVE, EVENTS_REPLAYED, EVENTS_RESCUED, LAGGING
 from rowbell.notification import Change
 from rowbell.stomp.server import Subscribe
@@ -94,6 +96,10 @@ class Feed:
         self.carry_out(Answer(deliveries))
         return len(deliveries)
 
+    def given(self, epoch: UUID) -> Given:
+        """What the client has: with `ack:auto` what was written to its socket, else what it has acknowledged."""
+        return Given(epoch, *self.subscription.given(), withheld=self._session.on_their_way(self))
+
     def _has_room(self) -> bool:
         return self._session.has_room() and self._is_acknowledged()
 
@@ -101,7 +107,7 @@ class Feed:
         return self.subscription.state is State.WAITING and self._session.idle and self._is_acknowledged()
 
     def _is_acknowledged(self) -> bool:
-        return self.auto or self._session.unacknowledged(self) < UNACKNOWLEDGED
+        return self.auto or len(self._session.unacknowledged(self)) < UNACKNOWLEDGED
 
     def _answer_receipt(self) -> None:
         receipt, self._receipt = self._receipt, None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,12 +14,15 @@ from rowbell.bus import Bus
 from rowbell.errors import DatabaseUnavailable, TokenError
 from rowbell.gateway.acknowledgements import Acknowledgements
 from rowbell.gateway.attendance import Attendance
+from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.link import Link
+from rowbell.gateway.marks import Marks
 from rowbell.gateway.registry import Registry
 from rowbell.gateway.replay import Pager
 from rowbell.gateway.session import RESTARTING, Session
 from rowbell.gateway.sweep import Sweeper
+from rowbell.gateway.unread import Unread
 from rowbell.inbox import Epoch, Inbox
 from rowbell.logs import get_logger
 from rowbell.metrics import SESSIONS
@@ -38,7 +43,15 @@ PROBE_TIMEOUT = 2.0
 
 
 class Gateway:
-    def __init__(self, inbox: Inbox, presence: Presence, bus: Bus, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        presence: Presence,
+        bus: Bus,
+        tokens: Tokens,
+        streaming: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`streaming` says whether changes are streamed at present; where that is others' business, they always are."""
         self._inbox = inbox
         self._tokens = tokens
         self._registry = Registry()
@@ -51,7 +64,11 @@ class Gateway:
         self.attendance = Attendance(presence, self._registry)
         self._link = Link(bus, self.attendance, self.deliver)
         self._pager = Pager(inbox, self._epoch_seen)
-        self._sweeper = Sweeper(inbox, self._registry, self._epoch_seen, self.attendance.note)
+        self._unread = Unread(inbox, self._registry)
+        self._marks = Marks()
+        self._sweeper = Sweeper(
+            inbox, self._registry, self._epoch_seen, self.attendance.note, self._unread.recount, streaming
+        )
 
     # Life.
 
@@ -59,14 +76,22 @@ class Gateway:
         """The first sweep, before anybody connects: it finds the epoch, or what is wrong with the database."""
         await self._sweeper.sweep()
 
-    async def run(self, serve: asyncio.Task[None]) -> None:
-        """Run until `serve`, the web server, ends; if any part dies before, so does everything, with its error."""
+    async def run(
+        self, serve: asyncio.Task[None], beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None
+    ) -> None:
+        """Run until `serve`, the web server, ends; if any part dies before, so does everything, with its error.
+
+        `beside` names what else runs in this process as long as the gateway does.
+        """
         async with asyncio.TaskGroup() as tasks:
             parts = [
+                *(tasks.create_task(part(), name=name) for name, part in (beside or {}).items()),
                 tasks.create_task(self._link.run(), name="link"),
                 tasks.create_task(self.attendance.run(), name="attendance"),
                 tasks.create_task(self._pager.run(self._offer), name="pager"),
                 tasks.create_task(self._sweeper.run(), name="sweeper"),
+                tasks.create_task(self._unread.run(), name="unread"),
+                tasks.create_task(self._marks.run(), name="marks"),
                 tasks.create_task(self.acknowledgements.run(), name="acknowledgements"),
                 tasks.create_task(self._beat(), name="beat"),
             ]
@@ -84,6 +109,8 @@ class Gateway:
             await asyncio.sleep(min(0.005, STOP_WINDOW / len(sessions)))
         if serving := [task for task in self._sessions.values() if task is not None]:
             await asyncio.wait(serving, timeout=FLUSH_TIMEOUT)
+        if late := await self._marks.drain(FLUSH_TIMEOUT):
+            log.warning("marks_not_made", marks=late)
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT):
                 await self.acknowledgements.flush()
@@ -130,19 +157,42 @@ class Gateway:
     def open_feed(self, session: Session, subscribe: Subscribe) -> Feed:
         assert session.user is not None, "the protocol lets nobody subscribe before CONNECT"
         feed = Feed(session, self._pager, session.user, subscribe)
-        self._registry.add(feed)
+        self._registry.feeds.add(feed)
         return feed
 
-    def close_feed(self, feed: Feed) -> None:
-        if self._registry.remove(feed):
-            self.attendance.note(feed.recipient)
+    def open_badge(self, session: Session, subscribe: Subscribe) -> Badge:
+        assert session.user is not None, "the protocol lets nobody subscribe before CONNECT"
+        badge = Badge(session, session.user, subscribe)
+        self._registry.badges.add(badge)
+        self._unread.recount([badge.recipient])
+        return badge
+
+    def close(self, one: Feed | Badge) -> None:
+        if isinstance(one, Feed):
+            self._registry.feeds.remove(one)
+        else:
+            self._registry.badges.remove(one)
+        if one.recipient not in self._registry:
+            self.attendance.note(one.recipient)
+
+    # Marking as read. The task is done when the rows are marked; it is carried out whether the session lasts or not.
+
+    def mark_ids(self, user: str, ids: Collection[int]) -> asyncio.Task[None]:
+        return self._marks.add(partial(self._inbox.mark_ids, user, ids))
+
+    def mark_given(self, user: str, feeds: Collection[Feed]) -> asyncio.Task[None]:
+        """All that the clients of these feeds have, and nothing that comes later."""
+        assert self._epoch is not None, "nobody has been given anything before the first sweep"
+        given = [feed.given(self._epoch.id) for feed in feeds]
+        return self._marks.add(*(partial(self._inbox.mark_given, user, each) for each in given))
 
     # What happens.
 
     def deliver(self, changes: list[Change]) -> None:
         """The bus brought these. Never waits: sockets are written by their own tasks."""
+        self._unread.recount({change.recipient_id for change in changes})
         for change in changes:
-            if change.recipient_id not in self._registry:
+            if change.recipient_id not in self._registry.feeds:
                 continue
             if change.incomplete:
                 self._pager.ask_whole(change.id)
@@ -152,7 +202,7 @@ class Gateway:
             self._offer(change)
 
     def _offer(self, change: Change) -> None:
-        for feed in self._registry.of(change.recipient_id):
+        for feed in self._registry.feeds.of(change.recipient_id):
             feed.offer(change)
 
     def _epoch_seen(self, epoch: Epoch | None) -> bool:

@@ -1,40 +1,61 @@
-"""Which feeds of this gateway are for which recipient."""
+"""Which subscriptions of this gateway are for which recipient."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
 
+from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
 from rowbell.metrics import SUBSCRIPTIONS
 
 
-class Registry:
-    def __init__(self) -> None:
-        self._feeds: dict[str, list[Feed]] = {}
-        """Tracks recipient → its feeds, in the order of subscribing; no entry without a feed."""
+class HasRecipient(Protocol):
+    @property
+    def recipient(self) -> str: ...
 
-    def add(self, feed: Feed) -> None:
-        self._feeds.setdefault(feed.recipient, []).append(feed)
+
+Each = TypeVar("Each", bound=HasRecipient)
+
+
+class ByRecipient(Generic[Each]):
+    """Recipient → subscriptions of one kind, in the order of subscribing; no entry without one."""
+
+    def __init__(self) -> None:
+        self._each: dict[str, list[Each]] = {}
+
+    def add(self, one: Each) -> None:
+        self._each.setdefault(one.recipient, []).append(one)
         SUBSCRIPTIONS.inc()
 
-    def remove(self, feed: Feed) -> bool:
-        """True if it was the recipient's last feed here."""
-        feeds = self._feeds[feed.recipient]
-        feeds.remove(feed)
+    def remove(self, one: Each) -> None:
+        those = self._each[one.recipient]
+        those.remove(one)
         SUBSCRIPTIONS.dec()
-        if not feeds:
-            del self._feeds[feed.recipient]
-        return not feeds
+        if not those:
+            del self._each[one.recipient]
 
-    def of(self, recipient: str) -> Iterable[Feed]:
-        return tuple(self._feeds.get(recipient, ()))
+    def of(self, recipient: str) -> Iterable[Each]:
+        return tuple(self._each.get(recipient, ()))
 
     def recipients(self) -> frozenset[str]:
-        return frozenset(self._feeds)
+        return frozenset(self._each)
 
     def __contains__(self, recipient: str) -> bool:
-        return recipient in self._feeds
+        return recipient in self._each
 
-    def __iter__(self) -> Iterator[Feed]:
-        """Every feed there is now; the registry may change meanwhile."""
-        return iter([feed for feeds in self._feeds.values() for feed in feeds])
+    def __iter__(self) -> Iterator[Each]:
+        """Every one there is now; there may be others meanwhile."""
+        return iter([one for those in self._each.values() for one in those])
+
+
+class Registry:
+    def __init__(self) -> None:
+        self.feeds: ByRecipient[Feed] = ByRecipient()
+        self.badges: ByRecipient[Badge] = ByRecipient()
+
+    def recipients(self) -> frozenset[str]:
+        return self.feeds.recipients() | self.badges.recipients()
+
+    def __contains__(self, recipient: str) -> bool:
+        return recipient in self.feeds or recipient in self.badges

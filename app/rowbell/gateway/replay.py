@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from rowbell.backoff import backoff
-from rowbell.errors import DatabaseUnavailable
 from rowbell.gateway.feed import Feed
+from rowbell.gateway.retry import until_answered
 from rowbell.gateway.subscription import PAGE, ReadPass, ReadRows
 from rowbell.inbox import Epoch, Inbox
-from rowbell.logs import get_logger
 from rowbell.notification import Change
 from rowbell.snapshot import Snapshot
-
-log = get_logger("gateway.replay")
 
 PASSES_A_QUERY = 1000
 """Feeds that share one pass: more would hold the transaction, and so the vacuum horizon, for long."""
@@ -29,7 +25,6 @@ ROWS_A_QUERY = 10 * PAGE
 """Bodies of one query, 40 KiB each at the most."""
 
 Request = TypeVar("Request")
-Result = TypeVar("Result")
 
 
 class Pager:
@@ -75,7 +70,7 @@ class Pager:
 
     async def _answer_passes(self, asked: list[tuple[Feed, Snapshot]]) -> None:
         requests = [(feed.recipient, floor) for feed, floor in asked]
-        passes = await _until_answered(lambda: self._inbox.take_pass(requests))
+        passes = await until_answered(lambda: self._inbox.take_pass(requests))
         if not self._epoch_seen(passes.epoch):
             return  # every session is being closed
         for (feed, _), found in zip(asked, passes.found, strict=True):
@@ -94,24 +89,13 @@ class Pager:
             if not pages and not whole:
                 continue
             wanted = whole.union(*(ids for _, ids in pages))
-            rows = {row.id: row for row in await _until_answered(partial(self._inbox.rows, wanted))}
+            rows = {row.id: row for row in await until_answered(partial(self._inbox.rows, wanted))}
             for id in whole & rows.keys():
                 offer(rows[id])
             for feed, ids in pages:
                 if feed.open:
                     feed.carry_out(feed.subscription.paged([rows[id] for id in ids if id in rows]))
                     await asyncio.sleep(0)
-
-
-async def _until_answered(query: Callable[[], Awaitable[Result]]) -> Result:
-    """Ask until PostgreSQL answers."""
-    delays = backoff()
-    while True:
-        try:
-            return await query()
-        except DatabaseUnavailable as error:
-            log.warning("query_repeated", reason=str(error))
-            await asyncio.sleep(next(delays))
 
 
 def _take(queue: deque[tuple[Feed, Request]], most: int) -> list[tuple[Feed, Request]]:

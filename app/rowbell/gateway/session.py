@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from rowbell.auth import bearer
 from rowbell.errors import TokenError
+from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
+from rowbell.gateway.reading import ALL, parse_read
 from rowbell.gateway.subscription import Delivery
 from rowbell.logs import get_logger
 from rowbell.notification import with_event
@@ -30,6 +32,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 NOTIFICATIONS = "/user/queue/notifications"
 """The destination of a user's own notifications; whose they are is the token's business alone."""
+UNREAD = "/user/queue/unread"
+"""The destination that tells how many of them are unread."""
+READ = "/app/notifications/read"
+"""Where a client says which of them its user has read."""
 
 QUEUE_FRAMES = 1000
 QUEUE_CHARACTERS = 1 << 20
@@ -47,6 +53,8 @@ A_RECEIPT = -1
 
 SUBSCRIPTIONS = 32
 """Of one session: each change of its user is written once for each."""
+MARKING = 1000
+"""Messages that mark rows as read, of one session, which may wait for PostgreSQL: more than anybody clicks."""
 RECEIPT_CHARACTERS = 64 * 1024
 """Receipts that may wait for a client that asks for them and does not read."""
 
@@ -62,8 +70,10 @@ class Session:
         self._receive = receive
         self._send = send
         self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol)
-        self._feeds: dict[str, Feed] = {}
-        """Tracks subscription id → feed."""
+        self._subscriptions: dict[str, Feed | Badge] = {}
+        """Tracks subscription id → what it gives."""
+        self._marking = 0
+        """Tracks how much of what the client has marked as read is not written yet."""
         self._queue: deque[tuple[str, int]] = deque()
         """Tracks frames on their way to the socket, each with the id of what it delivers by being written."""
         self._queued = 0
@@ -113,9 +123,18 @@ class Session:
         self._owed += len(frame)
         self._enqueue(frame, A_RECEIPT)
 
-    def unacknowledged(self, feed: Feed) -> int:
-        """Messages of this feed that wait for the client's ACK."""
-        return self._stomp.unacknowledged(feed.id)
+    def send_unread(self, badge: Badge, body: str) -> None:
+        if self._closing is None:
+            self._enqueue(self._stomp.message(badge.id, "", body, NO_DELIVERY))
+
+    def unacknowledged(self, one: Feed | Badge) -> Collection[object]:
+        """What waits for the client's ACK: for each message the id that it delivers, or NO_DELIVERY."""
+        return self._stomp.unacknowledged(one.id)
+
+    def on_their_way(self, feed: Feed) -> list[int]:
+        """The ids of unread rows that the feed has sent and the client, as far as one knows, not yet got."""
+        waiting = (id for _, id in self._queue) if feed.auto else self.unacknowledged(feed)
+        return [id for id in waiting if isinstance(id, int) and id > NO_DELIVERY]
 
     def close(self, code: int) -> None:
         """Write what is queued, then close; within CLOSE_TIMEOUT."""
@@ -169,7 +188,7 @@ class Session:
             case stomp.Disconnect():
                 await self._disconnect(event)
             case stomp.Send():
-                self._fail(f"nothing can be sent to {event.destination}", receipt=event.receipt)
+                self._mark(event)
             case stomp.Invalid():
                 self._fail(event.message, event.body, event.receipt)
 
@@ -184,25 +203,61 @@ class Session:
 
     async def _subscribe(self, event: stomp.Subscribe) -> None:
         assert self.user is not None, "the protocol lets nobody subscribe before CONNECT"
-        if event.destination != NOTIFICATIONS:
+        if event.destination not in (NOTIFICATIONS, UNREAD):
             self._fail(
                 f"there is no destination {event.destination}",
-                f"Subscribe to {NOTIFICATIONS}: it gives the notifications of the user whom the token names.",
+                f"Subscribe to {NOTIFICATIONS} or {UNREAD}: they give the notifications of the user whom the token "
+                "names, and how many of them are unread.",
                 event.receipt,
             )
             return
-        if len(self._feeds) >= SUBSCRIPTIONS:
+        if len(self._subscriptions) >= SUBSCRIPTIONS:
             self._fail(f"a session has at most {SUBSCRIPTIONS} subscriptions", receipt=event.receipt)
             return
-        feed = self._feeds[event.id] = self._gateway.open_feed(self, event)
+        opened: Feed | Badge
+        if event.destination == NOTIFICATIONS:
+            opened = self._gateway.open_feed(self, event)
+        else:
+            opened = self._gateway.open_badge(self, event)
+        self._subscriptions[event.id] = opened
         await self._gateway.attendance.known(self.user)
-        feed.drained()
+        opened.drained()
 
     def _unsubscribe(self, event: stomp.Unsubscribe) -> None:
-        if feed := self._feeds.pop(event.id, None):
-            feed.end()
-            self._gateway.close_feed(feed)
+        if closed := self._subscriptions.pop(event.id, None):
+            closed.end()
+            self._gateway.close(closed)
         self.send_receipt(event.receipt)
+
+    def _mark(self, event: stomp.Send) -> None:
+        """The user has read something. The receipt says that it is written."""
+        assert self.user is not None
+        if event.destination != READ:
+            self._fail(f"nothing can be sent to {event.destination}", f"Send to {READ}.", event.receipt)
+            return
+        if self._marking >= MARKING:
+            self._fail(f"a session has at most {MARKING} messages to {READ} in work", receipt=event.receipt)
+            return
+        feeds = [each for each in self._subscriptions.values() if isinstance(each, Feed)]
+        try:
+            ids = parse_read(event.body)
+        except ValueError as problem:
+            self._fail(f"the message to {READ} cannot be read", str(problem), event.receipt)
+            return
+        if ids is not None:
+            marked = self._gateway.mark_ids(self.user, ids)
+        elif feeds:
+            marked = self._gateway.mark_given(self.user, feeds)
+        else:
+            self._fail("all of what?", f"Subscribe to {NOTIFICATIONS} first: {ALL} marks what came.", event.receipt)
+            return
+        self._marking += 1
+        marked.add_done_callback(lambda task: self._marked(task, event.receipt))
+
+    def _marked(self, task: asyncio.Task[None], receipt: str | None) -> None:
+        self._marking -= 1
+        if not task.cancelled() and task.exception() is None:
+            self.send_receipt(receipt)
 
     def _acknowledge(self, event: stomp.Ack) -> None:
         assert self.user is not None
@@ -213,8 +268,8 @@ class Session:
             receipt = event.receipt
             written = self._gateway.acknowledgements.written()
             written.add_done_callback(lambda _: self.send_receipt(receipt))
-        for feed in tuple(self._feeds.values()):
-            feed.drained()
+        for each in tuple(self._subscriptions.values()):
+            each.drained()
 
     async def _disconnect(self, event: stomp.Disconnect) -> None:
         if event.receipt is not None:
@@ -254,8 +309,8 @@ class Session:
         finally:
             self._writer = None
         if self._closing is None:
-            for feed in tuple(self._feeds.values()):
-                feed.drained()
+            for each in tuple(self._subscriptions.values()):
+                each.drained()
 
     async def _write_queue(self) -> None:
         user, acknowledgements = self.user, self._gateway.acknowledgements
@@ -278,10 +333,10 @@ class Session:
 
     def _end(self) -> None:
         self._closing = self._closing or NORMAL
-        for feed in self._feeds.values():
-            feed.end()
-            self._gateway.close_feed(feed)
-        self._feeds.clear()
+        for each in self._subscriptions.values():
+            each.end()
+            self._gateway.close(each)
+        self._subscriptions.clear()
         if self._writer is not None:
             self._writer.cancel()
         self._queue.clear()

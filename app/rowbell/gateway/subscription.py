@@ -73,6 +73,15 @@ class Answer:
     live: bool = False
 
 
+class Given(NamedTuple):
+    """What the client has been given, up to what is still on its way; see `rowbell.inbox.Given`."""
+
+    floor: Snapshot
+    first: Snapshot
+    through: int
+    sent: dict[int, int]
+
+
 class Sweep(NamedTuple):
     """What one sweep found: between `previous` and `snapshot`, the keys of each recipient that was listed."""
 
@@ -166,6 +175,11 @@ class Subscription:
         if self.state is State.LIVE and self._follows(sweep):
             self.ledger.raise_floor(sweep.snapshot)
         return send
+
+    def given(self) -> Given:
+        """What has been sent by now, as snapshots and versions."""
+        through = self._ids[self._next - 1] if self._next else 0
+        return Given(self.ledger.floor, self._first, through, {id: sent[0] for id, sent in self.ledger.sent.items()})
 
     # How it is done.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from rowbell.backoff import backoff
@@ -26,6 +26,8 @@ log = get_logger("gateway.sweep")
 
 INTERVAL = 2.0
 """Seconds between sweeps: what is lost arrives within two of them."""
+INTERVAL_ALONE = 0.25
+"""Seconds between sweeps while no stream of changes stands."""
 FEEDS_A_TURN = 200
 """Feeds looked at before the event loop does something else: about a millisecond."""
 KEYS_A_QUERY = 2000
@@ -42,6 +44,8 @@ class Sweeper:
         registry: Registry,
         epoch_seen: Callable[[Epoch | None], bool],
         rescued: Callable[[str], None],
+        changed: Callable[[Iterable[str]], None],
+        streaming: Callable[[], bool],
     ) -> None:
         self._inbox = inbox
         self._registry = registry
@@ -49,6 +53,10 @@ class Sweeper:
         """Tells the gateway the epoch of a sweep; when it changed, the gateway calls `forget`."""
         self._rescued = rescued
         """Called with each recipient whose rows the stream did not bring."""
+        self._changed = changed
+        """Called with the recipients of everything that changed."""
+        self._streaming = streaming
+        """Are changes being streamed at all? While they are not, the sweep is all there is."""
         self._previous: Snapshot | None = None
         self._found: Sweep | None = None
         """Tracks what the last sweep found, until it has been offered."""
@@ -79,7 +87,7 @@ class Sweeper:
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(INTERVAL):
+            async with asyncio.timeout(INTERVAL if self._streaming() else INTERVAL_ALONE):
                 await self._at_once.wait()
         self._at_once.clear()
 
@@ -98,12 +106,13 @@ class Sweeper:
         self._epoch_seen(tick.epoch)
         if self._previous is not None:
             self._found = _by_recipient(self._previous, tick)
+            self._changed({key.recipient_id for key in tick.keys})
         self._previous = self.snapshot = tick.snapshot
 
     async def _offer(self, sweep: Sweep) -> None:
         """Raise the floor of every feed that was sent all of it; read and give what the others miss."""
         missing: Missing = []
-        for number, feed in enumerate(self._registry):
+        for number, feed in enumerate(self._registry.feeds):
             if number % FEEDS_A_TURN == 0:
                 await asyncio.sleep(0)  # with thousands of feeds the sockets must have their turn in between
             was_live = feed.is_live

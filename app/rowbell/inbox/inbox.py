@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -22,6 +23,11 @@ UNFILTERED = 5000
 """Keys that a tick reads whoever they are for; beyond it asks for its recipients only."""
 OF_ONE = 1000
 """Keys of one recipient that a tick reads then. Who has that many is not followed key by key, but reads pages."""
+
+MOST_UNREAD = 1000
+"""The highest count of unread rows that is told; beyond it a count says that there are more."""
+MARKED_AT_ONCE = 5000
+"""Rows that one transaction marks as read: about 0.2 s, in which it holds their locks."""
 
 COLUMNS = Notification.__struct_fields__
 """In the order of `statements.ROWS`."""
@@ -69,6 +75,23 @@ class Passes:
     """As in Tick; `found` is then empty for each request."""
     found: list[Found]
     """In the order of the requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Which rows of its recipient a subscription's client has been given, each in its latest state."""
+
+    epoch: UUID
+    """In which the snapshots hold; in another one nothing was given."""
+    floor: Snapshot
+    """All that is visible here."""
+    first: Snapshot
+    """Of what is visible here the rows with an id up to `through`: a replay has come so far."""
+    through: int
+    sent: Mapping[int, int]
+    """Beyond these snapshots: id → version."""
+    withheld: Collection[int]
+    """Ids that are excepted: they are on their way to the client, and it has not seen them."""
 
 
 class Inbox:
@@ -137,7 +160,51 @@ class Inbox:
             rows = (await connection.execute(statements.ROWS, {"ids": list(ids)})).all()
         return [change_of(Notification(**dict(zip(COLUMNS, row, strict=True)))) for row in rows]
 
+    async def count_unread(self, recipients: Collection[str]) -> dict[str, int]:
+        """How many rows the unread query has for each; MOST_UNREAD + 1 stands for any number beyond."""
+        async with _transaction(self._single) as connection:
+            parameters = {"recipients": list(recipients), "most": MOST_UNREAD + 1}
+            rows = (await connection.execute(statements.COUNT_UNREAD, parameters)).all()
+        return {recipient: int(count) for recipient, count in rows}
+
+    async def expired(self, since: datetime | None, recipients: Collection[str]) -> tuple[datetime, set[str]]:
+        """(now, those of `recipients` of whom an unread row expired after `since`). Without `since` nobody."""
+        async with _transaction(self._single) as connection:
+            parameters = {"since": since, "recipients": list(recipients)}
+            row = (await connection.execute(statements.EXPIRED, parameters)).one()
+        return row.at, set(row.recipients)
+
     # Writing.
+
+    async def mark_ids(self, recipient: str, ids: Collection[int]) -> None:
+        """Mark as read those of these rows that are the recipient's, shown to clients and unread."""
+        async with _transaction(self._engine) as connection:
+            await connection.execute(statements.GIVE_UP_LOCKS)
+            await connection.execute(statements.MARK_IDS, {"recipient": recipient, "ids": list(ids)})
+
+    async def mark_given(self, recipient: str, given: Given) -> None:
+        """Mark as read what the recipient's client has been given, and nothing that it has not.
+
+        In transactions of MARKED_AT_ONCE rows: interrupted anywhere, it can be called again.
+        """
+        parameters = {
+            "recipient": recipient,
+            "epoch": given.epoch,
+            "floor_xmax": given.floor.xmax,
+            "floor_xip": list(given.floor.xip),
+            "first_xmax": given.first.xmax,
+            "first_xip": list(given.first.xip),
+            "through": given.through,
+            "ids": list(given.sent),
+            "versions": list(given.sent.values()),
+            "withheld": list(given.withheld),
+            "most": MARKED_AT_ONCE,
+        }
+        after: int | None = 0
+        while after is not None:
+            async with _transaction(self._engine) as connection:
+                await connection.execute(statements.GIVE_UP_LOCKS)
+                after = await connection.scalar(statements.MARK_GIVEN, parameters | {"after": after})
 
     async def record_deliveries(self, deliveries: Collection[tuple[int, str]]) -> None:
         """Remember that these (notification id, user) were handed over; again is the same as once."""

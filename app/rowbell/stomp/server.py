@@ -25,7 +25,7 @@ said DISCONNECT may be sent what is on its way until it has its RECEIPT.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import NoReturn
 
@@ -193,10 +193,10 @@ class Connection:
         to.wait_for(number, token)
         return f"{to.prefix}{number}\nack:{self._session}-{number}\n{headers}content-length:{size}\n\n{body}\0"
 
-    def unacknowledged(self, subscription: str) -> int:
-        """How many messages of a subscription wait for ACK or NACK; none if there is no such subscription."""
+    def unacknowledged(self, subscription: str) -> Collection[object]:
+        """The tokens of a subscription's messages that wait for ACK or NACK; none if there is no such subscription."""
         known = self._subscriptions.get(subscription)
-        return len(known.waiting) if known else 0
+        return known.waiting.values() if known else ()
 
     def receipt(self, receipt: str) -> str:
         """The frame that asked for `receipt` has taken effect."""

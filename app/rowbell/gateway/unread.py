@@ -1,0 +1,62 @@
+"""Keeps the numbers of unread rows: always counted in SQL, so that they cannot drift."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+
+from rowbell.gateway.registry import Registry
+from rowbell.gateway.retry import until_answered
+from rowbell.inbox import Inbox
+
+INTERVAL = 0.2
+"""Seconds between two counts of one user, however much changes meanwhile."""
+EXPIRY_INTERVAL = 1.0
+"""Seconds between looks for rows that have expired: nothing happens in the table when one does."""
+
+
+class Unread:
+    def __init__(self, inbox: Inbox, registry: Registry) -> None:
+        self._inbox = inbox
+        self._badges = registry.badges
+        self._changed: set[str] = set()
+        """Tracks whose rows changed since they were counted."""
+        self._wanted = asyncio.Event()
+        self._looked_at: datetime | None = None
+        """Tracks up to when (PostgreSQL's clock) expired rows have been looked for."""
+
+    def recount(self, recipients: Iterable[str]) -> None:
+        """Something of theirs changed, or they subscribed."""
+        before = len(self._changed)
+        self._changed.update(recipient for recipient in recipients if recipient in self._badges)
+        if len(self._changed) > before:
+            self._wanted.set()
+
+    async def run(self) -> None:
+        """Count until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._count(), name="unread-count")
+            tasks.create_task(self._watch_expiry(), name="unread-expiry")
+
+    async def _count(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            changed, self._changed = self._changed, set()
+            counts = await until_answered(partial(self._inbox.count_unread, changed))
+            for recipient, count in counts.items():
+                for badge in self._badges.of(recipient):
+                    badge.show(count)
+            await asyncio.sleep(INTERVAL)
+
+    async def _watch_expiry(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_INTERVAL)
+            if counted := self._badges.recipients():
+                look = partial(self._inbox.expired, self._looked_at, counted)
+                self._looked_at, expired = await until_answered(look)
+                self.recount(expired)
+            else:
+                self._looked_at = None

@@ -1,0 +1,368 @@
+"""Marking as read over the wire, and the number of unread rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import psycopg
+import pytest
+
+from rowbell.gateway.badge import UNACKNOWLEDGED, rendered
+from rowbell.gateway.session import MARKING, SUBSCRIPTIONS
+from rowbell.inbox import MOST_UNREAD
+from tests.gateway.conftest import Running
+from tests.gateway.test_gateway import close_code, next_frame, say_hello, socket
+from tests.integration.processes import eventually
+from tests.integration.rows import insert, unread
+from tests.integration.subscriber import READ, UNREAD, Subscriber
+
+Database = psycopg.AsyncConnection[tuple[object, ...]]
+
+
+@asynccontextmanager
+async def locked(database: Database, id: int) -> AsyncIterator[Database]:
+    """Somebody's transaction that holds the row; what is done in it is committed at the end."""
+    async with await psycopg.AsyncConnection.connect(database.info.dsn, password="") as other, other.transaction():
+        await other.execute("SELECT FROM notification WHERE id = %s FOR UPDATE", [id])
+        yield other
+
+
+class TestIds:
+    async def test_the_rows_are_marked_before_the_receipt_and_every_device_sees_it(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        ids = [await insert(database, "ids") for _ in range(3)]
+        async with running_gateway.subscriber("ids") as phone, running_gateway.subscriber("ids") as tablet:
+            await phone.read(*ids[:2])
+            assert await unread(database, "ids") == ids[2:]
+            for device in (phone, tablet):
+                await device.until(lambda d=device: len(d.messages) == 5, "the updates")  # type: ignore[misc]
+                assert sorted(device.subscriptions[0].ids("updated")) == ids[:2]
+
+    async def test_other_peoples_hidden_and_missing_rows_are_left_alone(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        bobs = await insert(database, "bob-of-reading")
+        hidden = await insert(database, "mallory", channel="EMAIL")
+        async with running_gateway.subscriber("mallory") as mallory:
+            await mallory.read(bobs, hidden, 2**53 - 1)
+        assert await unread(database, "bob-of-reading") == [bobs]
+        cursor = await database.execute("SELECT count(*) FROM notification WHERE id = %s AND read_at IS NULL", [hidden])
+        assert await cursor.fetchone() == (1,)
+
+    async def test_what_is_read_already_is_not_changed_again(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        id = await insert(database, "again")
+        async with running_gateway.subscriber("again") as client:
+            await client.read(id)
+            await client.read(id)
+        cursor = await database.execute("SELECT version FROM notification WHERE id = %s", [id])
+        assert await cursor.fetchone() == (2,)
+
+    async def test_a_row_that_somebody_has_locked_is_marked_when_it_is_free_and_holds_up_nobody(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        ids = [await insert(database, "waits") for _ in range(3)]
+        other = await insert(database, "goes-on")
+        async with running_gateway.subscriber("waits") as waits, running_gateway.subscriber("goes-on") as goes_on:
+            async with locked(database, ids[0]):
+                for _ in range(4):  # more than there are turns
+                    await waits.send("SEND", f'{{"ids":{ids}}}', destination=READ, receipt="marked")
+                await goes_on.read(other)
+                assert await unread(database, "waits") == ids
+            await waits.until(lambda: waits.subscriptions[0].receipts.count("marked") == 4, "the receipts")
+            assert await unread(database, "waits") == []
+
+    async def test_what_was_asked_for_is_done_though_the_client_is_gone(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        id = await insert(database, "gone")
+        async with running_gateway.subscriber("gone") as client, locked(database, id):
+            await client.send("SEND", f'{{"ids":[{id}]}}', destination=READ)
+            await client.send("DISCONNECT", receipt="bye")
+            await client.until(lambda: client.subscriptions[0].closed, "the close")
+
+        async def marked() -> bool:
+            return await unread(database, "gone") == []
+
+        await eventually("the row is read", marked)
+
+    @pytest.mark.parametrize(
+        ("body", "reason"),
+        [
+            ("", "Input data was truncated"),
+            ("[1]", "Expected `object`"),
+            ("{}", "names ids and all, or neither"),
+            ('{"all":true,"ids":[1]}', "names ids and all, or neither"),
+            ('{"all":false}', "names ids and all, or neither"),
+            ('{"ids":["1"]}', "Expected `int`, got `str`"),
+            ('{"ids":[1],"user":"bob"}', "unknown field `user`"),
+            ('{"ids":[0]}', ">= 1"),
+            ('{"ids":[9007199254740992]}', "<= 9007199254740991"),
+            ('{"ids":[99999999999999999999999]}', "<= 9007199254740991"),
+        ],
+    )
+    async def test_a_body_that_says_neither_is_refused_with_advice(
+        self, running_gateway: Running, body: str, reason: str
+    ) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            await opened.send(f"SEND\ndestination:{READ}\nreceipt:r\n\n{body}\0")
+            error = await next_frame(opened)
+            assert (error.command, error.headers["receipt-id"]) == ("ERROR", "r")
+            assert reason in error.body
+            assert '{"ids":[42,43]}' in error.body
+            assert await close_code(opened) == 1002
+
+    async def test_another_destination_is_refused_with_the_one_there_is(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            await opened.send("SEND\ndestination:/app/notifications/raed\n\n{}\0")
+            assert READ in (await next_frame(opened)).body
+
+    async def test_what_waits_for_postgresql_is_bounded(self, running_gateway: Running, database: Database) -> None:
+        id = await insert(database, "clicks")
+        async with socket(running_gateway) as opened, locked(database, id):
+            await say_hello(opened, "clicks")
+            frame = f'SEND\ndestination:{READ}\n\n{{"ids":[{id}]}}\0'
+            await opened.send(frame * MARKING)
+            await opened.send(frame)
+            assert str(MARKING) in (await next_frame(opened)).headers["message"]
+
+
+class TestAll:
+    async def test_all_is_what_came_and_was_acknowledged(self, running_gateway: Running, database: Database) -> None:
+        """A row that commits between the click and the UPDATE: its frame is on the way when the client says `all`."""
+        seen = [await insert(database, "all") for _ in range(3)]
+        async with running_gateway.subscriber("all", "client-individual") as client:
+            await client.until(lambda: len(client.messages) == 3, "what was unread")
+            client.acknowledge = False  # from here on nothing has reached the person who clicks
+            on_its_way = await insert(database, "all")
+            await client.until(lambda: on_its_way in client.seen, "the row on its way")
+            await client.read()
+            assert await unread(database, "all") == [on_its_way]
+            await client.until(lambda: set(client.subscriptions[0].ids("updated")) == set(seen), "the updates")
+
+    async def test_a_row_that_commits_while_all_is_being_marked_stays_unread(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        """The UPDATE waits for a locked row: what commits meanwhile, and what the lock's owner changed, is left."""
+        given = [await insert(database, "between") for _ in range(3)]
+        async with running_gateway.subscriber("between") as client:
+            await client.until(lambda: len(client.messages) == 3, "what was unread")
+            async with locked(database, given[1]) as other:
+                await client.send("SEND", '{"all":true}', destination=READ, receipt="all")
+                await eventually("the UPDATE waits", lambda: _waits_for_a_lock(database))
+                late = await insert(database, "between")
+                await other.execute("UPDATE notification SET title = 'Other' WHERE id = %s", [given[1]])
+            await client.until(lambda: "all" in client.subscriptions[0].receipts, "the receipt")
+            assert await unread(database, "between") == [given[1], late]
+
+    async def test_a_transaction_that_commits_late_is_not_in_all_though_its_ids_are_lower(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        first = await insert(database, "late-all")
+        async with (
+            await psycopg.AsyncConnection.connect(database.info.dsn) as writer,
+            running_gateway.subscriber("late-all") as client,
+        ):
+            late = await insert(writer, "late-all")
+            later = await insert(database, "late-all")
+            await client.until(lambda: {first, later} <= client.seen, "what is committed")
+            await client.send("SEND", '{"all":true}', destination=READ, receipt="all")
+            await client.until(lambda: "all" in client.subscriptions[0].receipts, "the receipt")
+            await writer.commit()
+            assert await unread(database, "late-all") == [late]
+            await client.until(lambda: late in client.seen, "the late row")
+            await client.read()
+            assert await unread(database, "late-all") == []
+
+    async def test_all_of_thousands_is_marked_to_the_end(self, running_gateway: Running, database: Database) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title) SELECT 'many', 'n' || n FROM generate_series(1, 12000) n"
+        )
+        async with running_gateway.subscriber("many") as client:
+            await client.read()
+        assert await unread(database, "many") == []
+
+    async def test_two_devices_that_mark_all_at_once_leave_nothing(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title) SELECT 'both', 'n' || n FROM generate_series(1, 12000) n"
+        )
+        async with running_gateway.subscriber("both") as phone, running_gateway.subscriber("both") as tablet:
+            await asyncio.gather(phone.read(), tablet.read())
+            cursor = await database.execute("SELECT DISTINCT version FROM notification WHERE recipient_id = 'both'")
+            assert await cursor.fetchall() == [(2,)]
+
+    async def test_while_a_long_replay_is_read_all_is_what_came_of_it(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title) SELECT 'slow', 'n' || n FROM generate_series(1, 8000) n"
+        )
+        client = running_gateway.subscriber("slow", "client-individual")
+        client.acknowledge = False  # so the replay stops on its way
+        client.start()
+        try:
+            await client.until(lambda: len(client.messages) >= 5000, "as many as may wait")
+            acknowledged = [int(m.headers["notification-id"]) for m in client.messages[:10]]
+            for message in client.messages[:10]:
+                await client.send("ACK", id=message.headers["ack"])
+            await client.read()
+            left = await unread(database, "slow")
+            assert len(left) == 7990
+            assert not set(left) & set(acknowledged)
+        finally:
+            await client.stop()
+
+    async def test_all_without_a_subscription_is_refused(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            await opened.send(f'SEND\ndestination:{READ}\n\n{{"all":true}}\0')
+            assert "Subscribe to /user/queue/notifications first" in (await next_frame(opened)).body
+
+
+class TestBadge:
+    async def test_the_number_comes_at_once_and_follows_the_table(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        ids = [await insert(database, "badge") for _ in range(3)]
+        async with (
+            running_gateway.subscriber("badge", badge=True) as phone,
+            running_gateway.subscriber("badge", "client-individual", badge=True) as tablet,
+        ):
+            for device in (phone, tablet):
+                await device.until_unread(3)
+            await insert(database, "badge")
+            await insert(database, "badge", channel="EMAIL")
+            await insert(database, "badge-of-somebody-else")
+            await phone.until_unread(4)
+            await tablet.read(ids[0])
+            await phone.until_unread(3)
+            await database.execute("UPDATE notification SET read_at = now() WHERE id = %s", [ids[1]])
+            await phone.until_unread(2)
+            await database.execute("DELETE FROM notification WHERE id = %s", [ids[2]])
+            for device in (phone, tablet):
+                await device.until_unread(1)
+                told = device.subscriptions[0].unread
+                assert all(one != other for one, other in pairwise(told)), "only changes are told"
+
+    async def test_a_row_that_expires_leaves_the_number(self, running_gateway: Running, database: Database) -> None:
+        async with running_gateway.subscriber("expires", badge=True) as client:
+            await client.until_unread(0)
+            await database.execute(
+                "INSERT INTO notification (recipient_id, title, expires_at) "
+                "VALUES ('expires', 'Soon', now() + interval '2 seconds')"
+            )
+            await client.until_unread(1)
+            await client.until_unread(0)
+
+    async def test_a_badge_alone_is_told_what_the_bus_brings(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened, "alone")
+            await opened.send(f"SUBSCRIBE\nid:u\ndestination:{UNREAD}\nreceipt:r\n\n\0")
+            message = await next_frame(opened)
+            assert (message.headers["destination"], message.body) == (UNREAD, '{"unread":0}')
+            assert (await next_frame(opened)).headers["receipt-id"] == "r"
+            assert await running_gateway.presence.gateways_of(["alone"]) != {}
+            await insert(database, "alone")
+            assert (await next_frame(opened)).body == '{"unread":1}'
+            await opened.send("UNSUBSCRIBE\nid:u\nreceipt:gone\n\n\0")
+            assert (await next_frame(opened)).headers["receipt-id"] == "gone"
+
+            async def forgotten() -> bool:
+                return await running_gateway.presence.gateways_of(["alone"]) == {}
+
+            await eventually("presence forgets", forgotten)
+
+    async def test_changes_come_at_most_five_times_a_second(self, running_gateway: Running, database: Database) -> None:
+        async with running_gateway.subscriber("busy", badge=True) as client:
+            await client.until_unread(0)
+            begun = asyncio.get_running_loop().time()
+            for _ in range(100):
+                await insert(database, "busy")
+                running_gateway.gateway._unread.recount(["busy"])
+            await client.until_unread(100)
+            took = asyncio.get_running_loop().time() - begun
+            assert len(client.subscriptions[0].unread) <= 2 + took / 0.2
+
+    async def test_beyond_a_thousand_it_says_more(self, running_gateway: Running, database: Database) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title) SELECT 'more', 'n' FROM generate_series(1, 1001)"
+        )
+        async with socket(running_gateway) as opened:
+            await say_hello(opened, "more")
+            await opened.send(f"SUBSCRIBE\nid:u\ndestination:{UNREAD}\n\n\0")
+            assert (await next_frame(opened)).body == '{"unread":1000,"more":true}'
+            await database.execute(
+                "DELETE FROM notification WHERE id = (SELECT min(id) FROM notification WHERE recipient_id = 'more')"
+            )
+            assert (await next_frame(opened)).body == '{"unread":1000}'
+
+    async def test_who_does_not_acknowledge_numbers_is_told_the_last_when_it_does(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        client = running_gateway.subscriber("unacknowledged", "client", badge=True)
+        client.acknowledge = False
+        async with client:
+            await client.until_unread(0)
+            for badge in running_gateway.gateway._registry.badges.of("unacknowledged"):
+                for count in range(1, UNACKNOWLEDGED + 50):
+                    badge.show(count)
+            await client.until_unread(UNACKNOWLEDGED - 1)
+            assert len(client.subscriptions[0].unread) == UNACKNOWLEDGED
+
+    @pytest.mark.parametrize("ack", ["auto", "client", "client-individual"])
+    async def test_acknowledging_a_number_records_nothing(
+        self, running_gateway: Running, database: Database, ack: str
+    ) -> None:
+        async with Acknowledging(running_gateway, "counted", ack) as told:
+            assert told.errors == []
+
+    def test_the_number_is_json(self) -> None:
+        assert [rendered(n) for n in (0, MOST_UNREAD, MOST_UNREAD + 1)] == [
+            '{"unread":0}',
+            '{"unread":1000}',
+            '{"unread":1000,"more":true}',
+        ]
+
+
+class Acknowledging:
+    """A client that acknowledges numbers, as stock clients do whatever the message is; an ERROR would end it."""
+
+    def __init__(self, running: Running, user: str, ack: str) -> None:
+        self._client = running.subscriber(user, ack, badge=True)
+
+    async def __aenter__(self) -> Subscriber:
+        await self._client.__aenter__()
+        await self._client.until_unread(0)
+        await self._client.send("UNSUBSCRIBE", id="none", receipt="all-acknowledged")
+        await self._client.until(lambda: "all-acknowledged" in self._client.subscriptions[0].receipts, "the receipt")
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.stop()
+
+
+async def test_badges_count_as_subscriptions(running_gateway: Running) -> None:
+    async with socket(running_gateway) as opened:
+        await say_hello(opened, "greedy")
+        for n in range(SUBSCRIPTIONS + 1):
+            await opened.send(f"SUBSCRIBE\nid:{n}\ndestination:{UNREAD}\n\n\0")
+        while (frame := await next_frame(opened)).command == "MESSAGE":
+            pass
+        assert str(SUBSCRIPTIONS) in frame.headers["message"]
+
+
+async def _waits_for_a_lock(database: Database) -> bool:
+    cursor = await database.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    row = await cursor.fetchone()
+    return row is not None and row[0] != 0
