@@ -1,23 +1,32 @@
-"""A stream that a test writes and any ChangeSource reads: the same tests for memory and Kafka."""
+"""A stream that a test writes and any ChangeSource reads: the same tests for memory, Kafka and PostgreSQL's log."""
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
+from urllib.parse import quote
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from rowbell.changes import Batch, ChangeSource, DeadRecord
 from rowbell.changes.debezium import decode
 from rowbell.changes.kafka import KafkaChanges
 from rowbell.changes.memory import MemoryChanges, MemoryLog
+from rowbell.changes.pgoutput import COLUMNS, PUBLICATION
+from rowbell.changes.wal import WalChanges
 from rowbell.notification import Change
 from tests.changes.envelopes import CREATED, altered, created
+from tests.integration.processes import eventually
+from tests.postgres_server import PostgresServer
 
 GARBAGE = b'{"op": "c"}'
+MISSING = "missing required field `source`"
 PARTITIONS = 4
 
 
@@ -25,11 +34,14 @@ class Stream(Protocol):
     def append(self, ids: Collection[int], recipient: str = "alice") -> None:
         """Rows of one recipient, committed in this order."""
 
-    def append_garbage(self) -> None:
-        """A record that is no change."""
+    def append_garbage(self) -> str:
+        """A record that is no change; the value is part of the reason that is to be given."""
 
     def open(self) -> ChangeSource:
-        """A member of the one consumer group."""
+        """A member of the one consumer group; of the log, a reader."""
+
+    async def listened_to(self, source: ChangeSource) -> None:
+        """Wait until what is appended from now on comes through the source."""
 
 
 class MemoryStream:
@@ -40,11 +52,15 @@ class MemoryStream:
         changes = (decode(created(id, recipient)) for id in ids)
         self.log.append(change for change in changes if isinstance(change, Change))
 
-    def append_garbage(self) -> None:
-        self.log.append([DeadRecord(b"key", GARBAGE, "missing required field `source`", "memory", 0, 0)])
+    def append_garbage(self) -> str:
+        self.log.append([DeadRecord(b"key", GARBAGE, MISSING, "memory", 0, 0)])
+        return MISSING
 
     def open(self) -> ChangeSource:
         return MemoryChanges(self.log)
+
+    async def listened_to(self, source: ChangeSource) -> None:
+        pass
 
 
 class KafkaStream:
@@ -74,9 +90,10 @@ class KafkaStream:
                 self._flush()
         self._flush()
 
-    def append_garbage(self) -> None:
+    def append_garbage(self) -> str:
         self.produce(b"key", GARBAGE)
         self._flush()
+        return MISSING
 
     def append_what_tells_nothing(self) -> None:
         self.produce(b"alice", None)
@@ -89,8 +106,73 @@ class KafkaStream:
     def open(self) -> KafkaChanges:
         return KafkaChanges(self.servers, self.topic, self.group)
 
+    async def listened_to(self, source: ChangeSource) -> None:
+        pass
+
     def _flush(self) -> None:
         assert self._producer.flush(30) == 0
+
+
+class WalStream:
+    """A database of its own, and the log of its server."""
+
+    def __init__(self, server: PostgresServer, database: str) -> None:
+        self.server = server
+        self.database = database
+
+    def url(self, user: str = "postgres", **settings: str) -> str:
+        """With settings of the server for this connection."""
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        return f"{self.server.url(self.database, user)}?options={quote(options)}"
+
+    def connect(self) -> Connection[TupleRow]:
+        """A superuser's connection in autocommit mode."""
+        return self.server.connect(self.database)
+
+    def append(self, ids: Collection[int], recipient: str = "alice") -> None:
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO notification (id, recipient_id, title) OVERRIDING SYSTEM VALUE VALUES (%s, %s, 'Hello')",
+                [(id, recipient) for id in ids],
+            )
+
+    def append_garbage(self) -> str:
+        self.publish(*(name for name in COLUMNS if name != "title"))
+        self.append([2**53 - 1])
+        self.publish(*COLUMNS)
+        return "the publication lacks the column `title`"
+
+    def publish(self, *columns: str) -> None:
+        with self.connect() as connection:
+            table = f"notification ({', '.join(columns)})"
+            connection.execute(f"ALTER PUBLICATION {PUBLICATION} SET TABLE {table}, rowbell_heartbeat".encode())
+
+    def open(self) -> WalChanges:
+        return WalChanges(self.url())
+
+    async def listened_to(self, source: ChangeSource) -> None:
+        assert isinstance(source, WalChanges)
+        source.batches()
+        await eventually("streaming", lambda: source.streaming)
+
+    def slots(self) -> list[str]:
+        """Of this database, whether they stand or are being made."""
+        with self.server.connect() as connection:
+            query = "SELECT slot_name FROM pg_replication_slots WHERE database = %s"
+            return [name for (name,) in connection.execute(query, [self.database])]
+
+    def walsenders(self) -> list[int]:
+        """The server's processes that stream this database's log, or wait to."""
+        with self.server.connect() as connection:
+            query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walsender' AND datname = %s"
+            return [pid for (pid,) in connection.execute(query, [self.database])]
+
+    def wait_until_nothing_is_left(self, within: float = 5.0) -> None:
+        """Of sources: a slot, or a process of the server."""
+        deadline = time.monotonic() + within
+        while left := [*self.slots(), *self.walsenders()]:
+            assert time.monotonic() < deadline, f"left: {left}"
+            time.sleep(0.02)
 
 
 @asynccontextmanager

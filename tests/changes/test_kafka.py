@@ -15,7 +15,7 @@ from rowbell.changes.kafka_thread import MAX_UNFINISHED
 from rowbell.errors import StreamUnavailable
 from rowbell.notification import Change
 from stack import Stack
-from tests.changes.streams import PARTITIONS, KafkaStream, ids, opened, take
+from tests.changes.streams import GARBAGE, PARTITIONS, KafkaStream, ids, opened, take
 from tests.integration.processes import eventually
 
 SOON = 30.0
@@ -42,7 +42,7 @@ async def batches_until(source: ChangeSource, dead: int = 0, changes: int = 0) -
             return
 
 
-async def test_a_dead_record_says_where_it_stood(kafka_stream: KafkaStream) -> None:
+async def test_a_dead_record_says_what_it_was_and_where_it_stood(kafka_stream: KafkaStream) -> None:
     kafka_stream.append_garbage()
     kafka_stream.append_garbage()
 
@@ -51,6 +51,7 @@ async def test_a_dead_record_says_where_it_stood(kafka_stream: KafkaStream) -> N
 
     assert [(record.topic, record.offset) for record in dead] == [(kafka_stream.topic, 0), (kafka_stream.topic, 1)]
     assert dead[0].partition == dead[1].partition
+    assert (dead[0].key, dead[0].value) == (b"key", GARBAGE)
 
 
 async def test_records_that_tell_nothing_make_no_batch_and_are_done(kafka_stream: KafkaStream) -> None:

@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import DatabaseError, DatabaseUnavailable, SettingsError
 from rowbell.inbox import Inbox
-from rowbell.inbox.connection import async_engine, defaults
+from rowbell.inbox.connection import async_engine
+from rowbell.postgres import defaults
 from rowbell.snapshot import EMPTY
 from tests.inbox.writing import insert
 from tests.postgres_server import PostgresServer, debian, migrated, running

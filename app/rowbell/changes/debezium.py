@@ -14,13 +14,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from rowbell.changes.rows import MAX_ID, check_data, deleted, incomplete
 from rowbell.errors import UndecodableRecord
-from rowbell.notification import DELETED, IN_APP, Change, Notification, change_of
+from rowbell.notification import DELETED, Change, Notification, change_of
 
 UNAVAILABLE = "__debezium_unavailable_value"
 """Stands for a column that the replication stream does not carry."""
 
-_Id = Annotated[int, Meta(ge=1, le=2**53 - 1)]
+_Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 _Version = Annotated[int, Meta(ge=1, lt=DELETED)]
 _Xid64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Xid32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -63,7 +64,6 @@ class _Envelope(Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Envelope).decode
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -98,7 +98,7 @@ def _written(envelope: _Envelope) -> Change:
         raise UndecodableRecord(f"`op` is {envelope.op!r} and `after` is null")
     if UNAVAILABLE in (row.data, row.body, row.title, row.type, row.actor_id, row.channel, row.recipient_id):
         return _incomplete(row, envelope.source.ts_us)
-    _check_data(row)
+    check_data(row.data, "after.data")
     notification = Notification(
         id=row.id,
         recipient_id=row.recipient_id,
@@ -121,16 +121,14 @@ def _written(envelope: _Envelope) -> Change:
 def _incomplete(row: _Row, committed_at: int) -> Change:
     if row.recipient_id == UNAVAILABLE:
         raise UndecodableRecord("`after.recipient_id` is unavailable: nobody can be told; is it the replica identity?")
-    hidden = row.channel not in (IN_APP, UNAVAILABLE)
-    return Change(
+    return incomplete(
         row.id,
         row.recipient_id,
         row.version,
         row.inserted_tx,
         row.changed_tx,
-        None,
         row.read_at is not None,
-        hidden,
+        None if row.channel == UNAVAILABLE else row.channel,
         committed_at,
     )
 
@@ -141,18 +139,7 @@ def _deleted(envelope: _Envelope) -> Change:
         raise UndecodableRecord("`op` is 'd' and `before` is null: is the replica identity (recipient_id, id)?")
     if source.tx_id is None:
         raise UndecodableRecord("`op` is 'd' and `source.txId` is missing: the deletion cannot be placed in time")
-    # inserted_tx is not known, and a deletion is an event of its own whenever the row was made.
-    return Change(key.id, key.recipient_id, DELETED, 0, source.tx_id, committed_at=source.ts_us)
-
-
-def _check_data(row: _Row) -> None:
-    """It is spliced into the client's JSON as it came, so it must be a JSON object."""
-    if row.data == "{}":
-        return
-    try:
-        _decode_object(row.data)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise UndecodableRecord(f"`after.data` is not a JSON object: {error}") from error
+    return deleted(key.id, key.recipient_id, source.tx_id, source.ts_us)
 
 
 def _milliseconds(time: datetime) -> int:

@@ -1,8 +1,4 @@
-"""How Rowbell connects to PostgreSQL, and what its errors mean.
-
-The URL goes to libpq as it is, so whatever works with `psql "$ROWBELL_DATABASE_URL"` works here: several hosts,
-sslmode, a service file.
-"""
+"""The inbox's pool of connections, and what PostgreSQL's errors mean."""
 
 from __future__ import annotations
 
@@ -11,27 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from rowbell.config import hide_password
-from rowbell.errors import DatabaseError, DatabaseUnavailable, SettingsError
-
-DEFAULTS: dict[str, str | int] = {
-    # A standby's snapshots lack the list of what is in progress: transactions that commit late would be lost.
-    "target_session_attrs": "read-write",
-    "connect_timeout": 5,
-    # A server that vanished without a word is noticed within half a minute: the default is two hours.
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-}
-"""What the connection has unless its URL says otherwise; seconds, but the last is in milliseconds."""
-
-ENCODING = "UTF8"
-"""Of the database and of what we send: a token may name a user in any script."""
+from rowbell.errors import DatabaseError, DatabaseUnavailable
+from rowbell.postgres import ENCODING, defaults, encoding_complaint, shown
 
 SESSION = (
     # A generic plan does not know how few rows a snapshot has not seen: 220 ms a sweep instead of 1.
@@ -43,7 +23,6 @@ SESSION = (
 
 POOL_TIMEOUT = 10.0
 """Seconds to wait for a connection of the pool before PostgreSQL counts as unavailable."""
-
 
 PASSING = (
     psycopg.OperationalError,
@@ -59,30 +38,6 @@ PASSING = (
     psycopg.errors.IndexCorrupted,
 )
 """After these it is enough to try again."""
-
-
-def defaults(database_url: str, application_name: str) -> dict[str, Any]:
-    """Connection parameters for psycopg: those that the URL leaves open, and the encoding, which is not its to say.
-
-    SettingsError if libpq cannot read the URL.
-    """
-    try:
-        said = conninfo_to_dict(database_url)
-    except psycopg.ProgrammingError as error:
-        raise SettingsError(f"ROWBELL_DATABASE_URL is not a URL that libpq understands: {error}") from error
-    wanted = DEFAULTS | {"application_name": application_name}
-    return {name: value for name, value in wanted.items() if name not in said} | {"client_encoding": ENCODING}
-
-
-def encoding_complaint(encoding: str) -> str | None:
-    """Why Rowbell cannot use a database in this encoding, and what to do about it."""
-    if encoding == ENCODING:
-        return None
-    return (
-        f"its encoding is {encoding}, and must be {ENCODING} to hold every user's name and every text. Make another "
-        f"database: CREATE DATABASE <name> ENCODING '{ENCODING}' TEMPLATE template0; (with LOCALE 'C' if the server's "
-        "locale does not match), move what you need there with pg_dump, and name it in ROWBELL_DATABASE_URL."
-    )
 
 
 def async_engine(database_url: str, pool_size: int, application_name: str) -> AsyncEngine:
@@ -148,8 +103,3 @@ def _ours(error: BaseException | None) -> DatabaseError | None:
             )
         case _:
             return None
-
-
-def shown(database_url: str) -> str:
-    """The URL for messages, without its password."""
-    return hide_password(database_url)

@@ -20,8 +20,9 @@ from sqlalchemy import Connection, NullPool, create_engine, exc, text
 import rowbell
 from rowbell.errors import DatabaseError, DatabaseUnavailable
 from rowbell.inbox import epoch
-from rowbell.inbox.connection import SESSION, defaults, encoding_complaint, shown, translated
+from rowbell.inbox.connection import SESSION, translated
 from rowbell.inbox.tables import VERSION_TABLE
+from rowbell.postgres import defaults, encoding_complaint, shown, wal_level_complaint
 
 LOCK = 0x726F7762656C6C01
 """The advisory lock of who migrates: "rowbell" in ASCII, and 1."""
@@ -81,13 +82,7 @@ class Server:
                 "this server is a standby, and Rowbell works on the primary. Name the primary in "
                 "ROWBELL_DATABASE_URL, or all servers: postgresql://user@host1,host2/app"
             )
-        if self.wal_level != "logical":
-            return (
-                f"wal_level is {self.wal_level}, and must be logical for changes to be read from the log. "
-                "As a superuser run: ALTER SYSTEM SET wal_level = 'logical'; then restart the server. "
-                "(Where you cannot: set it in the provider's parameters, on Amazon RDS rds.logical_replication = 1.)"
-            )
-        return encoding_complaint(self.encoding)
+        return wal_level_complaint(self.wal_level) or encoding_complaint(self.encoding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,411 @@
+"""PostgreSQL's logical replication protocol, as far as changes of `notification` need it. Does no I/O.
+
+Version 1 with `binary 'true'` (PostgreSQL 15): a transaction comes whole, when it has committed, and values come as
+the types' send functions write them, so that no setting of the server changes their form: bigint 8 bytes, timestamptz
+8 bytes of microseconds since 2000, jsonb the byte 1 and its text. A TOASTed column that an UPDATE left alone is not
+in the stream.
+
+Source: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
+        https://www.postgresql.org/docs/current/protocol-replication.html
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
+
+from rowbell.changes.rows import MAX_ID, check_data, deleted, incomplete
+from rowbell.errors import UndecodableRecord
+from rowbell.notification import DELETED, Change, Notification, change_of
+
+PUBLICATION = "notification_publication"
+OPTIONS = f"(proto_version '1', publication_names '{PUBLICATION}', binary 'true')"
+"""What follows START_REPLICATION SLOT ... LOGICAL ... for streams that this module reads."""
+
+TABLE = ("public", "notification")
+"""Schema and name. Other tables of the publication give no changes."""
+
+_BIGINT, _TEXT, _TIMESTAMPTZ, _JSONB = 20, 25, 1184, 3802
+_TYPES = {_BIGINT: "bigint", _TEXT: "text", _TIMESTAMPTZ: "timestamptz", _JSONB: "jsonb"}
+COLUMNS = {
+    "id": _BIGINT,
+    "version": _BIGINT,
+    "inserted_tx": _BIGINT,
+    "changed_tx": _BIGINT,
+    "created_at": _TIMESTAMPTZ,
+    "recipient_id": _TEXT,
+    "title": _TEXT,
+    "type": _TEXT,
+    "body": _TEXT,
+    "data": _JSONB,
+    "actor_id": _TEXT,
+    "channel": _TEXT,
+    "expires_at": _TIMESTAMPTZ,
+    "read_at": _TIMESTAMPTZ,
+}
+"""Name → type OID of what a change is made of, in the order in which `_written` takes them: numbers that are never null
+first. Columns are found by name, whatever their order in the table."""
+_NULLABLE = {"body", "actor_id", "expires_at", "read_at"}
+
+_EPOCH_2000 = 946_684_800_000
+"""2000-01-01 in epoch milliseconds."""
+_MIN_TIME, _MAX_TIME = -62_135_596_800_000, 253_402_300_799_999
+"""The years 1 to 9999 in epoch milliseconds. What lies beyond is infinity, or breaks readers downstream."""
+
+
+class _Unchanged:
+    """Stands for a TOASTed value that is not in the stream."""
+
+
+_UNCHANGED = _Unchanged()
+_Value = bytes | None | _Unchanged
+
+_INT16 = struct.Struct("!H").unpack_from
+_INT32 = struct.Struct("!I").unpack_from
+_INT64 = struct.Struct("!q").unpack
+_NUMBERS = struct.Struct("!5q").unpack
+_BEGIN = struct.Struct("!QqI").unpack_from
+_COLUMN = struct.Struct("!Ii").unpack_from
+
+_INSERT, _UPDATE, _DELETE, _BEGINS, _COMMITS, _RELATION = b"IUDBCR"
+_ROWS = frozenset(b"IUD")
+_SKIPPED = frozenset(b"TOYM")
+"""Truncate (which the table refuses), Origin, Type, Message."""
+_NEW, _KEY, _OLD = b"NKO"
+_NULL, _TOASTED, _BINARY = b"nub"
+_IS_KEY = 1
+
+_DAMAGED = (struct.error, IndexError, TypeError, ValueError)
+"""What decoding something else than what the protocol says raises. UnicodeDecodeError is a ValueError."""
+
+
+class Decoder:
+    """pgoutput's messages, one after the other, to changes. Keeps the transaction and the relations it was told of."""
+
+    def __init__(self) -> None:
+        self._relations: dict[int, _Relation | None] = {}
+        """OID → how to read its rows; None for a table that is not ours."""
+        self._xid = 0
+        """Of the transaction that is being read; 0 between two."""
+        self._committed_at = 0
+
+    def decode(self, message: bytes, at: int = 0) -> Change | None:
+        """The change in the message that begins at `at`; None if it tells of none.
+
+        A row without an unchanged TOASTed column is a Change that is `incomplete`. The `tx` of a deletion has 32 bits.
+        Whatever the protocol does not say raises UndecodableRecord; the messages after it can be decoded.
+        """
+        try:
+            kind = message[at]
+            if kind in _ROWS:
+                return self._row(kind, message, at + 1)
+            if kind == _BEGINS:
+                self._xid = 0
+                _, committed_at, self._xid = _BEGIN(message, at + 1)
+                self._committed_at = committed_at + _EPOCH_2000 * 1000
+            elif kind == _COMMITS:
+                self._xid = 0
+            elif kind == _RELATION:
+                self._learn(message, at + 1)
+            elif kind not in _SKIPPED:
+                raise UndecodableRecord(f"a message of the unknown type {chr(kind)!r}")
+        except _DAMAGED as error:
+            raise UndecodableRecord(f"not a message of pgoutput: {error}") from error
+        return None
+
+    def _row(self, kind: int, message: bytes, at: int) -> Change | None:
+        (oid,) = _INT32(message, at)
+        try:
+            relation = self._relations[oid]
+        except KeyError:
+            raise UndecodableRecord(f"a row of relation {oid}, which was not described") from None
+        if relation is None:
+            return None
+        if relation.complaint is not None:
+            raise UndecodableRecord(relation.complaint)
+        if self._xid == 0:
+            raise UndecodableRecord("a row outside of a transaction")
+        at += 4
+        old: list[_Value] | None = None
+        if kind != _INSERT and message[at] in (_KEY, _OLD):
+            old, at, _ = _values(message, at + 1, relation)
+        if kind == _DELETE:
+            _expect_end(message, at)
+            return self._deleted(relation, old)
+        if message[at] != _NEW:
+            raise UndecodableRecord("a row without its new values")
+        values, at, whole = _values(message, at + 1, relation)
+        _expect_end(message, at)
+        if not whole:
+            relation.fill(values, old)
+            if _UNCHANGED in values:
+                return self._incomplete(relation, values)
+        return self._written(relation, values)
+
+    def _written(self, relation: _Relation, values: list[Any]) -> Change:
+        try:
+            number_1, number_2, number_3, number_4, created_at, *rest = relation.pick(values)
+            # One call for the five that are never null: each would cost a tenth of the whole.
+            id, version, inserted_tx, changed_tx, created = _NUMBERS(
+                number_1 + number_2 + number_3 + number_4 + created_at
+            )
+            recipient_id, title, type, body, data, actor_id, channel, expires_at, read_at = rest
+            notification = Notification(
+                id=id,
+                recipient_id=recipient_id.decode(),
+                version=version,
+                type=type.decode(),
+                title=title.decode(),
+                body=None if body is None else body.decode(),
+                data=_text_of_jsonb(data),
+                actor_id=None if actor_id is None else actor_id.decode(),
+                channel=channel.decode(),
+                created_at=_milliseconds(created),
+                expires_at=None if expires_at is None else _milliseconds(*_INT64(expires_at)),
+                read_at=None if read_at is None else _milliseconds(*_INT64(read_at)),
+                inserted_tx=inserted_tx,
+                changed_tx=changed_tx,
+            )
+        except (*_DAMAGED, AttributeError) as error:
+            raise UndecodableRecord(relation.explain(values)) from error
+        _check_key(id, notification.recipient_id)
+        _check_numbers(version, inserted_tx, changed_tx)
+        check_data(notification.data, "data")
+        return change_of(notification, self._committed_at)
+
+    def _incomplete(self, relation: _Relation, values: list[Any]) -> Change:
+        row = dict(zip(COLUMNS, relation.pick(values), strict=True))
+        if row["recipient_id"] is _UNCHANGED:
+            raise UndecodableRecord(
+                "`recipient_id` is not in the stream: nobody can be told; is it the replica identity?"
+            )
+        try:
+            id, version, inserted_tx, changed_tx = (
+                _INT64(row[name])[0] for name in ("id", "version", "inserted_tx", "changed_tx")
+            )
+            recipient_id = row["recipient_id"].decode()
+            channel = None if row["channel"] is _UNCHANGED else row["channel"].decode()
+        except (*_DAMAGED, AttributeError) as error:
+            raise UndecodableRecord(relation.explain(values)) from error
+        _check_key(id, recipient_id)
+        _check_numbers(version, inserted_tx, changed_tx)
+        read = row["read_at"] is not None
+        return incomplete(id, recipient_id, version, inserted_tx, changed_tx, read, channel, self._committed_at)
+
+    def _deleted(self, relation: _Relation, old: list[Any] | None) -> Change:
+        row = {} if old is None else dict(zip(COLUMNS, relation.pick(old), strict=True))
+        try:
+            (id,) = _INT64(row["id"])
+            recipient_id = row["recipient_id"].decode()
+        except (*_DAMAGED, KeyError, AttributeError) as error:
+            raise UndecodableRecord(
+                "a DELETE without `id` and `recipient_id`: is the replica identity (recipient_id, id)?"
+            ) from error
+        _check_key(id, recipient_id)
+        return deleted(id, recipient_id, self._xid, self._committed_at)
+
+    def _learn(self, message: bytes, at: int) -> None:
+        """A Relation message: it comes before the first row of a table, and again when the table has changed."""
+        (oid,) = _INT32(message, at)
+        self._relations.pop(oid, None)
+        schema, at = _name(message, at + 4)
+        table, at = _name(message, at)
+        if (schema, table) != TABLE:
+            self._relations[oid] = None
+            return
+        at += 1  # the replica identity: the columns' flags say it better
+        (count,) = _INT16(message, at)
+        at += 2
+        keys, names, types = [], [], []
+        for _ in range(count):
+            keys.append(bool(message[at] & _IS_KEY))
+            name, at = _name(message, at + 1)
+            names.append(name)
+            types.append(_COLUMN(message, at)[0])
+            at += 8
+        _expect_end(message, at)
+        self._relations[oid] = _Relation(keys, names, types)
+
+
+class _Relation:
+    """How to read the rows of `notification`, made once for the many rows that follow."""
+
+    def __init__(self, keys: list[bool], names: list[str], types: list[int]) -> None:
+        self.count = len(names)
+        self.complaint = _complaint(dict(zip(names, types, strict=True)))
+        """Why its rows cannot be read: each of them will say so."""
+        self._keys = keys
+        if self.complaint is None:
+            self.pick: Callable[[Sequence[Any]], tuple[Any, ...]] = itemgetter(*map(names.index, COLUMNS))
+            """The values of COLUMNS, in that order, of those of a row."""
+
+    def fill(self, values: list[_Value], old: list[_Value] | None) -> None:
+        """Take what is not in the stream from the old values, as far as they are there: columns of the identity."""
+        if old is None:
+            return
+        for index, is_key in enumerate(self._keys):
+            if is_key and values[index] is _UNCHANGED:
+                values[index] = old[index]
+
+    def explain(self, values: list[Any]) -> str:
+        """Which of the values is not what its column says."""
+        for (name, type), value in zip(COLUMNS.items(), self.pick(values), strict=True):
+            if value is None:
+                if name not in _NULLABLE:
+                    return f"`{name}` is null"
+                continue
+            try:
+                if value is not _UNCHANGED:
+                    _READERS[type](value)
+            except _DAMAGED as error:
+                return f"`{name}` is not a {_TYPES[type]}: {error}"
+        return "the values are not those of a row of `notification`"
+
+
+def _complaint(columns: dict[str, int]) -> str | None:
+    for name, wanted in COLUMNS.items():
+        if name not in columns:
+            return f"the publication lacks the column `{name}` of notification"
+        if columns[name] != wanted:
+            return f"the column `{name}` of notification has the type with OID {columns[name]}, not {_TYPES[wanted]}"
+    return None
+
+
+def _values(message: bytes, at: int, relation: _Relation) -> tuple[list[_Value], int, bool]:
+    """A row's values, where it ends, and whether they are all there."""
+    (count,) = _INT16(message, at)
+    if count != relation.count:
+        raise UndecodableRecord(f"a row of {count} values, where the table has {relation.count} columns")
+    at += 2
+    whole = True
+    values: list[_Value] = []
+    append, length = values.append, _INT32
+    for _ in range(count):
+        kind = message[at]
+        if kind == _BINARY:
+            start = at + 5
+            at = start + length(message, at + 1)[0]
+            append(message[start:at])
+        elif kind == _NULL:
+            append(None)
+            at += 1
+        elif kind == _TOASTED:
+            append(_UNCHANGED)
+            whole = False
+            at += 1
+        else:
+            raise UndecodableRecord(f"a value of the kind {chr(kind)!r}, where only binary ones were asked for")
+    return values, at, whole
+
+
+def _name(message: bytes, at: int) -> tuple[str, int]:
+    """A string that ends with a zero byte, and what follows it."""
+    end = message.index(0, at)
+    return message[at:end].decode(), end + 1
+
+
+def _expect_end(message: bytes, at: int) -> None:
+    if at != len(message):
+        raise UndecodableRecord(f"the message has {len(message)} bytes, where its parts end at {at}")
+
+
+def _check_key(id: int, recipient_id: str) -> None:
+    if not 0 < id <= MAX_ID:
+        raise UndecodableRecord(f"`id` is {id}, and must be 1 to {MAX_ID}")
+    if not recipient_id:
+        raise UndecodableRecord("`recipient_id` is empty")
+
+
+def _check_numbers(version: int, inserted_tx: int, changed_tx: int) -> None:
+    if not 0 < version < DELETED:
+        raise UndecodableRecord(f"`version` is {version}, and must be 1 to {DELETED - 1}")
+    if inserted_tx < 0 or changed_tx < 0:
+        raise UndecodableRecord("`inserted_tx` or `changed_tx` is negative")
+
+
+def _milliseconds(microseconds: int) -> int:
+    """Epoch milliseconds, rounded down, of microseconds since 2000."""
+    milliseconds = microseconds // 1000 + _EPOCH_2000
+    if not _MIN_TIME <= milliseconds <= _MAX_TIME:
+        raise ValueError("it is not in the years 1 to 9999")
+    return milliseconds
+
+
+def _text_of_jsonb(value: bytes) -> str:
+    if value[0] != 1:
+        raise ValueError(f"it has version {value[0]}, where 1 is known")
+    return value[1:].decode()
+
+
+_READERS: dict[int, Callable[[bytes], object]] = {
+    _BIGINT: _INT64,
+    _TEXT: bytes.decode,
+    _TIMESTAMPTZ: lambda value: _milliseconds(*_INT64(value)),
+    _JSONB: _text_of_jsonb,
+}
+
+# The copy stream around pgoutput's messages
+
+_DATA, _KEEPALIVE = b"wk"
+_DATA_HEADER = struct.Struct("!BQQq")
+_POSITION = struct.Struct("!Q").unpack_from
+_KEEPALIVE_LAYOUT = struct.Struct("!BQqB")
+_STATUS = struct.Struct("!cQQQqB")
+
+
+class CopyStream:
+    """What START_REPLICATION streams: messages of the server in, changes out, and the status updates to send."""
+
+    def __init__(self) -> None:
+        self._decode = Decoder().decode
+        self.position = 0
+        """Where in the log the message stood that was received last."""
+        self.received = 0
+        """Up to where the log was received, all of it confirmed by the next status."""
+        self.confirmed = 0
+        self.reply_wanted = False
+        """Does the server ask for a status at once?"""
+
+    def receive(self, message: bytes) -> Change | None:
+        """The change that the message carries, if any. UndecodableRecord as from `Decoder.decode`."""
+        if message[:1] == b"w":
+            try:
+                (position,) = _POSITION(message, 1)
+            except struct.error as error:
+                raise UndecodableRecord(f"a message of the stream that is cut short: {error}") from error
+            if position:  # the Relation and Begin of some transactions stand nowhere
+                self.position = position
+                if position > self.received:
+                    self.received = position
+            return self._decode(message, _DATA_HEADER.size)
+        try:
+            kind, end, _, wanted = _KEEPALIVE_LAYOUT.unpack(message)
+        except struct.error as error:
+            raise UndecodableRecord(f"a message of the stream that is none: {error}") from error
+        if kind != _KEEPALIVE:
+            raise UndecodableRecord(f"a message of the stream of the unknown type {chr(kind)!r}")
+        self.received = max(self.received, end)
+        self.reply_wanted = self.reply_wanted or wanted != 0
+        return None
+
+    def status(self, now: float, ask: bool = False) -> bytes:
+        """The standby status update that confirms everything received; `now` in epoch seconds.
+
+        `ask`: the server is to answer at once with a keep-alive.
+        """
+        self.reply_wanted = False
+        self.confirmed = self.received
+        clock = int(now * 1_000_000) - _EPOCH_2000 * 1000
+        return _STATUS.pack(b"r", self.received, self.received, self.received, clock, ask)
+
+
+def payload(message: bytes) -> bytes:
+    """pgoutput's message in one of the stream."""
+    return message[_DATA_HEADER.size :]
+
+
+def lsn(position: int) -> str:
+    """A position in the log as PostgreSQL prints it, e.g. `16/B374D848`."""
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"

@@ -1,0 +1,243 @@
+"""Committed changes straight from PostgreSQL's log: the ChangeSource of a Rowbell that has nothing but PostgreSQL.
+
+The slot is temporary and everything received is confirmed at once, so that a gateway that is gone holds back no WAL.
+What commits while there is no slot is not in the stream: replay and sweep read it from the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from rowbell.backoff import backoff
+from rowbell.changes import Batch, DeadRecord
+from rowbell.changes.pgoutput import lsn
+from rowbell.changes.replication import MAX_BATCH, Reading, Replication
+from rowbell.changes.requirements import missing
+from rowbell.logs import get_logger
+from rowbell.postgres import connect, defaults, shown
+
+log = get_logger("changes.wal")
+
+APPLICATION = "rowbell-wal"
+"""What pg_stat_activity and pg_stat_replication call the connection."""
+PATIENCE_SECONDS = 1.0
+"""A slot that takes longer than this is told of."""
+STEADY_SECONDS = 5.0
+"""A connection that lasted so long is tried again at once; one that did not, ever later."""
+STALL_SECONDS = 30.0
+"""How long a batch may wait to be taken before the stream is given up: it holds back WAL, and PostgreSQL's shutdown."""
+CLOSE_SECONDS = 0.9
+"""How long the end of a connection may take."""
+
+OPEN_TRANSACTIONS = """
+    SELECT coalesce('prepared transaction ' || quote_literal(gid) || ' in the database ' || database,
+                    'process ' || pid || coalesce(' of ' || usename, ''), 'unknown')
+           || coalesce(', ' || extract(epoch FROM clock_timestamp() - coalesce(prepared, xact_start))::int || ' s', '')
+    FROM (SELECT DISTINCT ON (virtualtransaction) virtualtransaction, pid, transactionid
+          FROM pg_locks WHERE locktype = 'transactionid' AND granted
+          ORDER BY virtualtransaction, age(transactionid) DESC) oldest
+    LEFT JOIN pg_stat_activity USING (pid)
+    LEFT JOIN pg_prepared_xacts ON transaction = transactionid
+    ORDER BY age(transactionid) DESC LIMIT 5
+"""
+"""The oldest of those that have an id. From pg_locks, because pg_stat_activity hides the ids of others' sessions."""
+
+
+class WalChanges:
+    """The ChangeSource that reads PostgreSQL's log. Connecting begins with the first `batches()`.
+
+    While PostgreSQL is away, or refuses, it tries again and says so once. At most MAX_BATCH changes wait to be taken;
+    the rest of even the largest transaction stays with PostgreSQL.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url
+        self._parameters = defaults(database_url, APPLICATION)
+        self._task: asyncio.Task[None] | None = None
+        self._reading = Reading()
+        """What was read and not taken: it grows while the consumer is at work, so that it takes more at once."""
+        self._some = asyncio.Event()
+        """Set when something can be taken, or nothing will come any more."""
+        self._room = asyncio.Event()
+        """Set when it has been taken."""
+        self._connection: Replication | None = None
+        self._streaming = False
+        self._closing = False
+        self._complaints: set[tuple[str, ...]] = set()
+        """The reasons that have been logged since the stream last ran."""
+        self._undecodable: str | None = None
+        """The reason that was logged last."""
+
+    @property
+    def streaming(self) -> bool:
+        """Does what is committed now come through the stream? Until then only the sweep delivers it."""
+        return self._streaming
+
+    def batches(self) -> AsyncIterator[Batch]:
+        if self._task is None and not self._closing:
+            self._task = asyncio.create_task(self._run(), name="wal")
+            self._task.add_done_callback(self._end)
+        return self._batches()
+
+    async def done(self, batch: Batch) -> None:
+        """Nothing: what was received is confirmed already, and what is lost the sweep delivers."""
+
+    async def close(self) -> None:
+        """Stop: `batches()` ends, the slot is gone. Takes less than a second, whatever the server does."""
+        self._closing = True
+        self._some.set()
+        if self._task is None:
+            return
+        self._streaming = False
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)
+        if self._connection is not None:
+            self._connection.finish()
+
+    async def _batches(self) -> AsyncIterator[Batch]:
+        while True:
+            await self._some.wait()
+            if self._closing:
+                break
+            self._some.clear()
+            taken, self._reading = self._reading, Reading()
+            self._room.set()
+            for record in taken.dead:
+                self._tell_of_dead(record)
+            yield Batch(taken.changes, taken.dead)
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()
+
+    def _end(self, _: asyncio.Task[None]) -> None:
+        self._closing, self._streaming = True, False
+        self._some.set()
+
+    # The stream
+
+    async def _run(self) -> None:
+        delays = backoff()
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._stream()
+            except (psycopg.Error, OSError) as error:
+                await self._complain(str(error).strip() or type(error).__name__)
+            if time.monotonic() - begun > STEADY_SECONDS:
+                delays = backoff()
+            await asyncio.sleep(next(delays))
+
+    async def _stream(self) -> None:
+        """Over one connection, until it is lost."""
+        self._connection = connection = await Replication.connect(self._url, self._parameters)
+        try:
+            await self._start(connection)
+            confirming = asyncio.create_task(_confirm_regularly(connection))
+            try:
+                await self._read(connection)
+            finally:
+                confirming.cancel()
+        finally:
+            await connection.abandon()
+            self._connection = None
+
+    async def _start(self, connection: Replication) -> None:
+        await connection.prepare()
+        telling = asyncio.create_task(self._tell_of_waiting())
+        try:
+            await connection.create_slot()
+        finally:
+            telling.cancel()
+        await connection.start()
+        self._streaming = True
+        self._complaints.clear()
+        self._undecodable = None
+        log.info("wal_streaming", slot=connection.slot)
+
+    async def _read(self, connection: Replication) -> None:
+        while True:
+            try:
+                more = connection.read(self._reading)
+            finally:  # what came before the loss is as good as any
+                if self._reading.size:
+                    self._some.set()
+            if more:
+                await asyncio.sleep(0)
+            else:
+                connection.confirm_news()
+                await connection.readable()
+            if self._reading.size >= MAX_BATCH:
+                await self._wait_for_room(connection)
+
+    async def _wait_for_room(self, connection: Replication) -> None:
+        """Meanwhile nothing is read."""
+        self._room.clear()
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await self._room.wait()
+        except TimeoutError:
+            problem = f"its changes were not taken for {STALL_SECONDS:.0f} s"
+            self._lost(problem)
+            connection.finish()
+            await self._room.wait()
+            raise psycopg.OperationalError(problem) from None
+
+    # Telling
+
+    def _lost(self, problem: str) -> None:
+        self._streaming = False
+        self._say("wal_lost", "lost", problem=problem)
+
+    async def _complain(self, problem: str) -> None:
+        """The stream is lost, or did not come about: is that for an administrator to mend?"""
+        if self._streaming:
+            self._lost(problem)
+            return
+        try:
+            async with await connect(self._url, self._parameters) as connection:
+                findings = await missing(connection)
+        except (psycopg.Error, OSError):
+            self._lost(problem)
+            return
+        if advice := findings.errors + findings.warnings:
+            self._say("wal_refused", *advice, problem=problem, advice=advice)
+        else:
+            self._lost(problem)
+
+    def _say(self, event: str, *reason: str, **fields: object) -> None:
+        """Warn once per reason until the stream runs again."""
+        if reason not in self._complaints:
+            self._complaints.add(reason)
+            log.warning(event, server=shown(self._url), **fields, meanwhile="the sweep delivers")
+
+    def _tell_of_dead(self, record: DeadRecord) -> None:
+        """Each reason once as long as it stays the same: a whole transaction may have it."""
+        if record.reason != self._undecodable:
+            self._undecodable = record.reason
+            log.error("wal_undecodable", lsn=lsn(record.offset), reason=record.reason)
+
+    async def _tell_of_waiting(self) -> None:
+        await asyncio.sleep(PATIENCE_SECONDS)
+        transactions: list[str] | None = None
+        with suppress(psycopg.Error, OSError):
+            async with await connect(self._url, self._parameters) as connection:
+                transactions = await _open_transactions(connection)
+        log.warning("slot_waits", waits_for=transactions, meanwhile="the sweep delivers")
+
+
+async def _confirm_regularly(connection: Replication) -> None:
+    """Whether anything is read or not: PostgreSQL gives up who does not answer."""
+    with suppress(psycopg.Error):  # reading meets it too, and tells
+        while True:
+            await asyncio.sleep(connection.status_seconds)
+            connection.confirm()
+
+
+async def _open_transactions(connection: psycopg.AsyncConnection[Any]) -> list[str]:
+    rows = await (await connection.execute(OPEN_TRANSACTIONS)).fetchall()
+    return [row[0] for row in rows]

@@ -1,0 +1,206 @@
+"""Each thing that may be missing is found on a real server, and what is advised mends it."""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from rowbell.changes.requirements import Findings, check_requirements
+from rowbell.errors import DatabaseUnavailable, SettingsError
+from tests.changes.streams import WalStream
+from tests.postgres_server import PostgresServer, debian, migrated, running
+
+PUBLICATION = "notification_publication"
+FINE = Findings()
+
+
+def run_advice(wal: WalStream, advice: str) -> None:
+    """The SQL in it: what stands between a word in capitals and a semicolon."""
+    statement = re.search(r"(?:ALTER|CREATE|GRANT) [A-Z]+ .*?;|GRANT .*?;", advice)
+    assert statement is not None, advice
+    with wal.connect() as sql:
+        sql.execute(statement.group().encode())
+
+
+@contextmanager
+def login(wal: WalStream, name: str, options: str = "") -> Iterator[str]:
+    """A new login; the value is its URL."""
+    with wal.connect() as sql:
+        sql.execute(f'CREATE ROLE "{name}" LOGIN {options}'.encode())
+        try:
+            yield wal.url(name)
+        finally:
+            sql.execute(f'DROP ROLE "{name}"'.encode())
+
+
+def test_a_superuser_of_a_migrated_database_lacks_nothing(either_wal: WalStream) -> None:
+    assert check_requirements(either_wal.url()) == FINE
+
+
+def test_a_gateway_s_login_with_replication_lacks_nothing(either_wal: WalStream) -> None:
+    with login(either_wal, "fine", "REPLICATION IN ROLE rowbell_gateway") as url:
+        assert check_requirements(url) == FINE
+
+
+def test_a_login_without_replication(either_wal: WalStream) -> None:
+    with login(either_wal, "Quoted", "IN ROLE rowbell_gateway") as url:
+        [error] = check_requirements(url).errors
+
+        assert 'ALTER ROLE "Quoted" REPLICATION;' in error
+        assert 'On Amazon RDS: GRANT rds_replication TO "Quoted";' in error
+        run_advice(either_wal, error)
+        assert check_requirements(url) == FINE
+
+
+def test_a_login_without_rights_on_the_tables(either_wal: WalStream) -> None:
+    with login(either_wal, "stranger", "REPLICATION") as url:
+        [error] = check_requirements(url).errors
+
+        assert error.endswith("Run: GRANT rowbell_gateway TO stranger;")
+        run_advice(either_wal, error)
+        assert check_requirements(url) == FINE
+
+
+def test_a_database_without_tables(postgres: PostgresServer) -> None:
+    with postgres.database() as empty:
+        [error] = check_requirements(postgres.url(empty)).errors
+
+    assert error.endswith("run: rowbell migrate")
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (f"DROP PUBLICATION {PUBLICATION}", "is missing"),
+        (f"ALTER PUBLICATION {PUBLICATION} DROP TABLE notification", "lacks the table notification"),
+        (
+            f"ALTER PUBLICATION {PUBLICATION} SET TABLE notification (id, recipient_id, data), rowbell_heartbeat",
+            "lacks the columns version, inserted_tx",
+        ),
+        (
+            f"ALTER PUBLICATION {PUBLICATION} SET TABLE notification WHERE (id > 7), rowbell_heartbeat",
+            "lacks rows: it has a filter",
+        ),
+        (f"ALTER PUBLICATION {PUBLICATION} SET (publish = 'insert, update')", "leaves out some kinds of writes"),
+        ("ALTER TABLE notification REPLICA IDENTITY DEFAULT", "a DELETE does not carry the recipient"),
+    ],
+)
+def test_a_publication_that_is_not_whole(either_wal: WalStream, damage: str, what: str) -> None:
+    with either_wal.connect() as sql:
+        sql.execute(damage.encode())
+
+    [error] = check_requirements(either_wal.url()).errors
+
+    assert what in error
+    run_advice(either_wal, error)
+    assert check_requirements(either_wal.url()) == FINE
+
+
+def test_a_publication_of_all_tables_is_whole(either_wal: WalStream) -> None:
+    with either_wal.connect() as sql:
+        sql.execute(f"DROP PUBLICATION {PUBLICATION}".encode())
+        sql.execute(f"CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES".encode())
+
+    assert check_requirements(either_wal.url()) == FINE
+
+
+def test_a_replica_identity_of_whole_rows_carries_the_recipient(either_wal: WalStream) -> None:
+    with either_wal.connect() as sql:
+        sql.execute("ALTER TABLE notification REPLICA IDENTITY FULL")
+
+    assert check_requirements(either_wal.url()) == FINE
+
+
+def test_a_server_that_allows_no_logical_replication() -> None:
+    with running(debian(15), max_replication_slots="0", max_wal_senders="0") as server, migrated(server) as database:
+        server.stop()
+        server.start(wal_level="minimal", max_replication_slots="0", max_wal_senders="0")
+
+        findings = check_requirements(server.url(database))
+
+    assert findings.warnings == []
+    level, slots, senders = findings.errors
+    assert "ALTER SYSTEM SET wal_level = 'logical'; then restart" in level
+    assert slots.startswith("max_replication_slots is 0")
+    assert "ALTER SYSTEM SET max_replication_slots = 10; then restart" in slots
+    assert "ALTER SYSTEM SET max_wal_senders = 10; then restart" in senders
+
+
+def test_slots_in_use_are_a_warning() -> None:
+    with (
+        running(debian(15), max_replication_slots="1") as server,
+        migrated(server) as database,
+        server.connect(database) as sql,
+    ):
+        sql.execute("SELECT pg_create_logical_replication_slot('other', 'pgoutput')")
+
+        findings = check_requirements(server.url(database))
+
+        sql.execute("SELECT pg_drop_replication_slot('other')")
+
+    assert findings.errors == []
+    [warning] = findings.warnings
+    assert warning.startswith("all 1 of max_replication_slots are in use")
+    assert "free again within wal_sender_timeout" in warning
+
+
+class Pooler(socketserver.ThreadingTCPServer):
+    """In front of a server: it takes ordinary connections, and refuses others as PgBouncer did before 1.23."""
+
+    REFUSAL = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: replication\0\0"
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Link)
+        self.target = port
+
+
+class _Link(socketserver.BaseRequestHandler):
+    server: Pooler
+
+    def handle(self) -> None:
+        startup = self.request.recv(65536)
+        if b"\0replication\0" in startup:
+            self.request.sendall(b"E" + struct.pack("!I", len(Pooler.REFUSAL) + 4) + Pooler.REFUSAL)
+            return
+        with socket.create_connection(("127.0.0.1", self.server.target)) as behind:
+            behind.sendall(startup)
+            ends = {self.request: behind, behind: self.request}
+            while True:
+                for readable in select.select(ends, [], [])[0]:
+                    if not (data := readable.recv(65536)):
+                        return
+                    ends[readable].sendall(data)
+
+
+def test_a_pooler_that_refuses_replication(wal: WalStream) -> None:
+    with Pooler(wal.server.port) as pooler:
+        threading.Thread(target=pooler.serve_forever, daemon=True).start()
+        url = make_conninfo(wal.url(), port=pooler.server_address[1], sslmode="disable", gssencmode="disable")
+
+        [error] = check_requirements(url).errors
+
+        pooler.shutdown()
+    assert "unsupported startup parameter: replication" in error
+    assert "name the server itself in ROWBELL_DATABASE_URL" in error
+
+
+def test_a_server_that_is_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    with pytest.raises(DatabaseUnavailable, match=r"cannot connect to postgresql://me@127\.0\.0\.1"):
+        check_requirements(f"postgresql://me@127.0.0.1:{port}/app")
+
+
+def test_a_url_that_libpq_cannot_read() -> None:
+    with pytest.raises(SettingsError):
+        check_requirements("postgresql://127.0.0.1/app?no_such_option=1")

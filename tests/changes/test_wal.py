@@ -1,0 +1,576 @@
+"""What PostgreSQL's log adds: slots, old transactions, a server that goes away, transactions larger than memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+import uvloop
+from psycopg.conninfo import make_conninfo
+from structlog.testing import capture_logs
+
+from rowbell.changes import replication
+from rowbell.changes import wal as wal_module
+from rowbell.changes.replication import MAX_BATCH, SLOT_PREFIX
+from rowbell.changes.wal import WalChanges
+from rowbell.errors import SettingsError
+from rowbell.inbox import Inbox
+from rowbell.notification import DELETED, Change
+from tests.changes.streams import WalStream, ids, take
+from tests.integration.processes import eventually
+from tests.integration.proxy import Proxy
+from tests.postgres_server import debian, migrated, running, wheel
+
+SOON = 30.0
+CLOSED = 1.0
+"""Seconds that closing may take."""
+LARGE = 300_000
+"""Rows of a large transaction: 140 MB of messages. `benchmarks.wal` reads a million."""
+BOUND = 32 * 1024 * 1024
+"""Bytes by which the process may grow while it reads one."""
+
+READER = """
+import asyncio, sys
+from rowbell.changes.wal import WalChanges
+async def read():
+    async for batch in WalChanges(sys.argv[1]).batches():
+        pass
+asyncio.run(read())
+"""
+
+
+@asynccontextmanager
+async def streaming(url: str) -> AsyncIterator[WalChanges]:
+    """A source whose slot stands; closed at the end, quickly."""
+    source = WalChanges(url)
+    source.batches()
+    try:
+        await eventually("streaming", lambda: source.streaming)
+        yield source
+    finally:
+        await close_quickly(source)
+
+
+async def close_quickly(source: WalChanges) -> None:
+    began = time.monotonic()
+    await source.close()
+    assert time.monotonic() - began < CLOSED
+
+
+@contextmanager
+def prepared_transaction(wal: WalStream) -> Iterator[None]:
+    """An old transaction, in another database of the cluster."""
+    with wal.server.connect() as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS elsewhere (x int)")
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO elsewhere VALUES (1)")
+        connection.execute("PREPARE TRANSACTION 'the old one'")
+        try:
+            yield
+        finally:
+            connection.execute("ROLLBACK PREPARED 'the old one'")
+
+
+@contextmanager
+def reader(url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that reads."""
+    process = subprocess.Popen([sys.executable, "-c", READER, url])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def insert_many(wal: WalStream, count: int) -> None:
+    with wal.connect() as connection:
+        connection.execute(
+            "INSERT INTO notification (recipient_id, title, body) "
+            "SELECT 'user-' || i %% 500, 'Title ' || i, repeat('text ', 20) FROM generate_series(1, %s) i",
+            [count],
+        )
+
+
+def resident() -> int:
+    """Bytes of this process."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def events(logs: list[Any], *names: str) -> list[Any]:
+    return [entry for entry in logs if entry["event"] in names]
+
+
+# Changes
+
+
+async def test_a_change_is_what_sql_reads(either_wal: WalStream) -> None:
+    async with streaming(either_wal.url()) as source, asyncio.timeout(SOON):
+        # when
+        with either_wal.connect() as sql:
+            sql.execute("""
+                INSERT INTO notification (recipient_id, title, body, data, actor_id, channel, created_at, expires_at)
+                VALUES ('alice', 'Hello', NULL, '{}', NULL, 'IN_APP', '2026-11-22 09:14:00.791999+00', NULL),
+                       ('zoë', 'x', '', '{"a": [1.50, 1e400, null], "ü": "\\u00e9\\ud83d\\ude00"}', '',
+                        'EMAIL', '1970-01-01 00:00:00+00', '9999-12-31 23:59:59.999999+00'),
+                       ('topic:news', '漢字 "quoted" \\ \t', E'two\\nlines', '{"n": 12345678901234567890}', 'bob',
+                        'IN_APP', now(), now())
+            """)
+            sql.execute("UPDATE notification SET read_at = '2026-11-22 09:15:00.000001+00' WHERE id = 1")
+        # then
+        changes = await take(source, 4)
+    inbox = Inbox.connect(either_wal.url("a_gateway"))
+    rows = await inbox.rows([1, 2, 3])
+    await inbox.close()
+    assert [without_commit(change) for change in changes[1:]] == [
+        without_commit(row) for row in (rows[1], rows[2], rows[0])
+    ]
+    assert {change.committed_at > 0 for change in changes} == {True}
+
+
+async def test_a_transaction_that_is_rolled_back_does_not_come_and_savepoints_do(either_wal: WalStream) -> None:
+    async with streaming(either_wal.url()) as source, asyncio.timeout(SOON):
+        with either_wal.connect() as sql:
+            with sql.transaction(force_rollback=True):
+                sql.execute("INSERT INTO notification (recipient_id, title) VALUES ('alice', 'never')")
+            with sql.transaction():
+                sql.execute("INSERT INTO notification (recipient_id, title) VALUES ('alice', 'outer')")
+                with sql.transaction():
+                    sql.execute("INSERT INTO notification (recipient_id, title) VALUES ('alice', 'inner')")
+                    sql.execute("DELETE FROM notification WHERE title = 'outer'")
+                with sql.transaction(force_rollback=True):
+                    sql.execute("DELETE FROM notification")
+        changes = await take(source, 3)
+
+    assert [(change.id, change.version) for change in changes] == [(2, 1), (3, 1), (2, DELETED)]
+    assert len({change.tx for change in changes}) == 1
+
+
+def test_it_works_on_uvloop(wal: WalStream) -> None:
+    async def read() -> list[Change]:
+        async with streaming(wal.url()) as source, asyncio.timeout(SOON):
+            insert_many(wal, 5000)
+            return await take(source, 5000)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert ids(runner.run(read())) == list(range(1, 5001))
+
+
+async def test_what_cannot_be_decoded_is_logged_once_and_what_follows_comes(wal: WalStream) -> None:
+    with capture_logs() as logs:
+        async with streaming(wal.url()) as source, asyncio.timeout(SOON):
+            wal.publish("id", "recipient_id")
+            wal.append([1, 2, 3])
+            with wal.connect() as sql:
+                sql.execute("ALTER PUBLICATION notification_publication SET (publish = 'insert, update, delete')")
+            wal.append([4])
+            dead = []
+            async for batch in source.batches():
+                dead += batch.dead
+                if len(dead) == 4:
+                    break
+
+    [event] = events(logs, "wal_undecodable")
+    assert event["reason"] == "the publication lacks the column `version` of notification"
+    assert [record.topic for record in dead] == ["wal"] * 4
+    assert [record.offset for record in dead] == sorted(record.offset for record in dead)
+    assert b"alice" in (dead[0].value or b"")
+
+
+# The consumer
+
+
+async def test_a_transaction_larger_than_memory_is_read_in_small_batches(wal: WalStream) -> None:
+    async with streaming(wal.url()) as source, asyncio.timeout(3 * SOON):
+        # given
+        await asyncio.to_thread(insert_many, wal, LARGE)
+        await asyncio.sleep(0.5)
+        before, most, largest, count = resident(), 0, 0, 0
+        # when
+        async for batch in source.batches():
+            count += len(batch.changes)
+            largest = max(largest, len(batch.changes))
+            most = max(most, resident())
+            if count == LARGE:
+                break
+    # then
+    assert largest <= MAX_BATCH
+    assert most - before < BOUND
+
+
+async def test_nothing_is_read_while_nobody_takes(wal: WalStream) -> None:
+    async with streaming(wal.url()) as source, asyncio.timeout(3 * SOON):
+        before = resident()
+
+        await asyncio.to_thread(insert_many, wal, LARGE)
+        await asyncio.sleep(1)
+
+        assert resident() - before < BOUND
+        assert len(await take(source, LARGE)) == LARGE
+
+
+async def test_others_have_their_turn_while_a_large_transaction_is_read(wal: WalStream) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with streaming(wal.url()) as source, asyncio.timeout(SOON):
+        await asyncio.to_thread(insert_many, wal, 50_000)
+        running = asyncio.create_task(others())
+        await take(source, 50_000)
+        running.cancel()
+
+    assert turns >= 50_000 / MAX_BATCH
+
+
+async def test_a_stream_that_nobody_takes_is_given_up_and_comes_back(
+    wal: WalStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal_module, "STALL_SECONDS", 0.2)
+    with capture_logs() as logs:
+        async with streaming(wal.url()) as source, asyncio.timeout(SOON):
+            # given
+            insert_many(wal, 10_000)
+            await eventually("given up", lambda: not wal.slots())
+            assert not source.streaming
+            # when
+            changes = await take(source, 1)
+            await eventually("back", lambda: source.streaming)
+            wal.append([20_000])
+            # then
+            while 20_000 not in ids(changes):
+                changes += await take(source, 1)
+
+    assert len(changes) <= MAX_BATCH + 1
+    assert [event["event"] for event in logs] == ["wal_streaming", "wal_lost", "wal_streaming"]
+
+
+# Time limits
+
+
+@pytest.mark.parametrize("limit", ["1s", "2s"])
+async def test_an_idle_stream_stays(wal: WalStream, limit: str) -> None:
+    async with streaming(wal.url(wal_sender_timeout=limit)) as source, asyncio.timeout(SOON):
+        slots = wal.slots()
+
+        await asyncio.sleep(4)
+
+        assert wal.slots() == slots
+        wal.append([1])
+        assert ids(await take(source, 1)) == [1]
+
+
+async def test_a_paused_stream_stays(wal: WalStream) -> None:
+    async with streaming(wal.url(wal_sender_timeout="1s")) as source, asyncio.timeout(2 * SOON):
+        await asyncio.to_thread(insert_many, wal, 100_000)
+        slots = wal.slots()
+
+        await asyncio.sleep(4)
+
+        assert wal.slots() == slots
+        assert len(await take(source, 100_000)) == 100_000
+
+
+async def test_everything_received_is_confirmed(wal: WalStream) -> None:
+    async def confirmed() -> bool:
+        with wal.connect() as sql:
+            query = """
+                SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE database = current_database()
+            """
+            return sql.execute(query, [end]).fetchone() == (True,)
+
+    async with streaming(wal.url()):
+        wal.append([1])
+        with wal.connect() as sql:
+            end = sql.execute("SELECT pg_current_wal_flush_lsn()").fetchone()[0]  # type: ignore[index]
+
+        await eventually("confirmed", confirmed, within=5)
+
+
+async def test_a_commit_that_waits_for_every_standby_is_not_held_up() -> None:
+    with running(debian(15)) as server, migrated(server) as database:
+        wal = WalStream(server, database)
+        async with streaming(wal.url()), asyncio.timeout(SOON):
+            with wal.connect() as sql:
+                sql.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+                sql.execute("SELECT pg_reload_conf()")
+                query = "SELECT sync_state FROM pg_stat_replication"
+                await eventually("waited for", lambda: sql.execute(query).fetchone() == ("sync",))
+            began = time.monotonic()
+
+            await asyncio.to_thread(wal.append, range(1, 101))
+
+            assert time.monotonic() - began < 5
+            with wal.connect() as sql:
+                sql.execute("ALTER SYSTEM RESET synchronous_standby_names")
+                sql.execute("SELECT pg_reload_conf()")
+                await eventually("reset", lambda: sql.execute(query).fetchone() == ("async",))
+
+
+async def test_a_server_that_falls_silent_is_given_up(wal: WalStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(replication, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(replication, "LOOK_SECONDS", 0.2)
+    with capture_logs() as logs:
+        async with streaming(wal.url(wal_sender_timeout="1s")) as source, asyncio.timeout(SOON):
+            await asyncio.sleep(2)
+            assert events(logs, "wal_lost") == []  # an idle one answers
+            [silent] = wal.walsenders()
+            os.kill(silent, signal.SIGSTOP)
+            try:
+                await eventually("another", lambda: len(wal.walsenders()) == 2 and source.streaming)
+                wal.append([1])
+                assert ids(await take(source, 1)) == [1]
+            finally:
+                os.kill(silent, signal.SIGCONT)
+
+    [event] = events(logs, "wal_lost")
+    assert event["problem"] == "PostgreSQL has said nothing for 1 s"
+
+
+# The server goes away
+
+
+@pytest.mark.parametrize("binaries", [debian(15), wheel()], ids=["15", "18"])
+async def test_it_comes_back_after_a_crash_and_after_a_restart(binaries: Any) -> None:
+    with running(binaries) as server, migrated(server) as database:
+        wal = WalStream(server, database)
+        with capture_logs() as logs:
+            async with streaming(wal.url()) as source, asyncio.timeout(2 * SOON):
+                for id, end in enumerate((server.kill, server.stop, server.kill)):
+                    # when
+                    await asyncio.to_thread(end)
+                    await eventually("noticed", lambda: not source.streaming)
+                    await asyncio.sleep(0.5)
+                    await asyncio.to_thread(server.start)
+                    await eventually("back", lambda: source.streaming)
+                    # then
+                    wal.append([id + 1])
+                    assert ids(await take(source, 1)) == [id + 1]
+
+        assert [event["event"] for event in logs] == ["wal_streaming", *["wal_lost", "wal_streaming"] * 3]
+        wal.wait_until_nothing_is_left()
+
+
+async def test_a_server_that_stops_does_not_wait_for_the_stream() -> None:
+    with running(debian(15)) as server, migrated(server) as database:
+        async with streaming(server.url(database)), asyncio.timeout(SOON):
+            began = time.monotonic()
+
+            await asyncio.to_thread(server.stop)
+
+            assert time.monotonic() - began < 5
+        server.start()
+
+
+async def test_it_comes_back_when_the_link_is_cut(wal: WalStream) -> None:
+    async with Proxy(wal.server.port) as proxy:
+        url = make_conninfo(wal.url(), port=proxy.port)
+        with capture_logs() as logs:
+            async with streaming(url) as source, asyncio.timeout(SOON):
+                for id in (1, 2):
+                    slots = wal.slots()
+                    proxy.cut()
+                    await eventually("another", lambda slots=slots: source.streaming and wal.slots() != slots)
+                    wal.append([id])
+                    assert ids(await take(source, 1)) == [id]
+
+    assert [event["event"] for event in logs] == ["wal_streaming", *["wal_lost", "wal_streaming"] * 2]
+
+
+async def test_a_server_that_is_away_at_first_is_waited_for() -> None:
+    with running(debian(15)) as server, migrated(server) as database:
+        server.stop()
+        source = WalChanges(server.url(database))
+        with capture_logs() as logs:
+            source.batches()
+            await eventually("noticed", lambda: events(logs, "wal_lost"))
+
+            server.start()
+            await eventually("streaming", lambda: source.streaming)
+            await close_quickly(source)
+
+    assert [event["event"] for event in logs] == ["wal_lost", "wal_streaming"]
+
+
+def test_a_url_that_libpq_cannot_read_is_refused_at_once() -> None:
+    with pytest.raises(SettingsError, match="not a URL that libpq understands"):
+        WalChanges("postgresql://127.0.0.1/app?no_such_option=1")
+
+
+# Old transactions
+
+
+async def test_an_old_transaction_delays_the_slot_and_is_named(either_wal: WalStream) -> None:
+    source = WalChanges(either_wal.url("a_gateway"))
+    with capture_logs() as logs, replicating(either_wal, "a_gateway"):
+        with prepared_transaction(either_wal):
+            source.batches()
+            await eventually("told", lambda: events(logs, "slot_waits"))
+            assert not source.streaming
+        await eventually("streaming", lambda: source.streaming)
+        await close_quickly(source)
+
+    assert [event["event"] for event in logs] == ["slot_waits", "wal_streaming"]
+    [waits_for] = logs[0]["waits_for"]
+    assert waits_for.startswith("prepared transaction 'the old one' in the database postgres, ")
+    assert logs[0]["meanwhile"] == "the sweep delivers"
+
+
+async def test_a_session_that_is_waited_for_is_named(wal: WalStream) -> None:
+    source = WalChanges(wal.url())
+    with capture_logs() as logs:
+        with wal.connect() as sql, sql.transaction():
+            sql.execute("INSERT INTO notification (recipient_id, title) VALUES ('alice', 'open')")
+            source.batches()
+            await eventually("told", lambda: events(logs, "slot_waits"))
+            pid = sql.info.backend_pid
+        await eventually("streaming", lambda: source.streaming)
+        await close_quickly(source)
+
+    [waits_for] = logs[0]["waits_for"]
+    assert waits_for.startswith(f"process {pid} of postgres, ")
+
+
+async def test_closing_while_the_slot_waits_is_quick_and_leaves_nothing(either_wal: WalStream) -> None:
+    with prepared_transaction(either_wal):
+        source = WalChanges(either_wal.url())
+        batches = source.batches()
+        await eventually("waiting", either_wal.slots)
+
+        await close_quickly(source)
+
+        assert [batch async for batch in batches] == []
+        either_wal.wait_until_nothing_is_left(within=2)
+
+
+@pytest.mark.parametrize("pause", [0, 0.001, 0.003, 0.01, 0.03])
+async def test_closing_while_it_connects_is_quick_and_leaves_nothing(wal: WalStream, pause: float) -> None:
+    source = WalChanges(wal.url())
+    source.batches()
+    await asyncio.sleep(pause)
+
+    await close_quickly(source)
+
+    wal.wait_until_nothing_is_left(within=2)
+
+
+async def test_closing_is_quick_though_nobody_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = WalChanges(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/app")
+        source.batches()
+        await asyncio.sleep(0.2)
+
+        await close_quickly(source)
+
+
+async def test_closing_a_paused_stream_leaves_nothing(wal: WalStream) -> None:
+    async with streaming(wal.url()):
+        await asyncio.to_thread(insert_many, wal, 50_000)
+
+    wal.wait_until_nothing_is_left(within=2)
+
+
+# Killed
+
+
+def test_a_reader_that_is_killed_leaves_no_slot(either_wal: WalStream) -> None:
+    with reader(either_wal.url(wal_sender_timeout="2s")) as process:
+        wait_for_slot(either_wal)
+
+        process.kill()
+
+        either_wal.wait_until_nothing_is_left(within=2)
+
+
+def test_a_reader_that_is_killed_while_its_slot_waits_leaves_none(either_wal: WalStream) -> None:
+    with prepared_transaction(either_wal), reader(either_wal.url()) as process:
+        wait_for_slot(either_wal)
+
+        process.kill()
+
+        either_wal.wait_until_nothing_is_left(within=5)
+
+
+def wait_for_slot(wal: WalStream) -> None:
+    deadline = time.monotonic() + SOON
+    while not wal.slots():
+        assert time.monotonic() < deadline, "no slot"
+        time.sleep(0.05)
+    assert [slot for slot in wal.slots() if not slot.startswith(SLOT_PREFIX)] == []
+
+
+# What an administrator must mend
+
+
+@contextmanager
+def replicating(wal: WalStream, login: str) -> Iterator[None]:
+    with wal.connect() as sql:
+        sql.execute(f"ALTER ROLE {login} REPLICATION".encode())
+        try:
+            yield
+        finally:
+            sql.execute(f"ALTER ROLE {login} NOREPLICATION".encode())
+
+
+async def test_a_login_that_may_not_replicate_is_told_of_once_and_streams_when_it_may(either_wal: WalStream) -> None:
+    source = WalChanges(either_wal.url("a_gateway"))
+    with capture_logs() as logs:
+        source.batches()
+        await eventually("told", lambda: events(logs, "wal_refused"))
+        await asyncio.sleep(2)
+        with replicating(either_wal, "a_gateway"):
+            await eventually("streaming", lambda: source.streaming)
+            await close_quickly(source)
+
+    assert [event["event"] for event in logs] == ["wal_refused", "wal_streaming"]
+    [advice] = logs[0]["advice"]
+    assert "ALTER ROLE a_gateway REPLICATION;" in advice
+
+
+async def test_a_publication_that_is_missing_is_told_of_and_streams_when_it_is_there(wal: WalStream) -> None:
+    with capture_logs() as logs:
+        async with streaming(wal.url()) as source, asyncio.timeout(SOON):
+            with wal.connect() as sql:
+                sql.execute("DROP PUBLICATION notification_publication")
+                wal.append([1])
+                await eventually("told", lambda: events(logs, "wal_refused"))
+                [advice] = events(logs, "wal_refused")[0]["advice"]
+                sql.execute(advice.partition(":")[2].strip().encode())
+            await eventually("streaming", lambda: source.streaming)
+            wal.append([2])
+            assert ids(await take(source, 1)) == [2]
+
+
+async def test_a_server_whose_slots_are_in_use_is_told_of_and_streams_when_one_is_free() -> None:
+    with running(debian(15), max_replication_slots="1") as server, migrated(server) as database:
+        wal = WalStream(server, database)
+        with wal.connect() as sql, capture_logs() as logs:
+            sql.execute("SELECT pg_create_logical_replication_slot('other', 'pgoutput')")
+            source = WalChanges(wal.url())
+            source.batches()
+            await eventually("told", lambda: events(logs, "wal_refused"))
+            sql.execute("SELECT pg_drop_replication_slot('other')")
+            await eventually("streaming", lambda: source.streaming)
+            await close_quickly(source)
+
+    assert logs[0]["problem"] == "all replication slots are in use\nHINT:  Free one or increase max_replication_slots."
+    assert "all 1 of max_replication_slots are in use" in logs[0]["advice"][0]
+
+
+def without_commit(change: Change) -> tuple[Any, ...]:
+    return (change.id, change.recipient_id, change.version, change.inserted_tx, change.tx, change.json, change.read,
+            change.hidden)  # fmt: skip
