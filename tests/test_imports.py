@@ -13,7 +13,7 @@ import rowbell
 
 APP = Path(rowbell.__file__).parent
 
-VALUES = {"notification", "snapshot", "config", "errors", "logs", "metrics", "backoff"}
+VALUES = {"notification", "snapshot", "config", "errors", "logs", "metrics", "backoff", "postgres"}
 PORTS = {"changes", "presence", "bus", "inbox"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -25,15 +25,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stomp": set(),
     "config": {"errors"},
     "logs": {"config"},
+    "postgres": {"config", "errors"},
     "auth": {"config", "errors"},
     "connector": {"config", "errors", "logs", "backoff"},
+    "embedded": {"config", "errors", "logs", "backoff", "postgres"},
     "changes": VALUES,
     "presence": VALUES,
     "bus": VALUES,
     "inbox": VALUES,
     "dispatch": VALUES | PORTS | {"auth"},
     "gateway": VALUES | PORTS | {"auth", "stomp"},
-    "cli": VALUES | PORTS | {"auth", "stomp", "connector", "dispatch", "gateway"},
+    "page": VALUES | {"auth", "inbox"},
+    "cli": VALUES | PORTS | {"auth", "stomp", "connector", "dispatch", "embedded", "gateway", "page"},
     "__main__": {"cli"},
 }
 """Room (a module or package of `rowbell`) → the other rooms it may import. Standing in no row but that of
