@@ -1,12 +1,16 @@
-# Two commands to begin with: `make stack`, `make test`. Everything they need they install first.
+# Two commands to begin with: `make run`, `make test`. Everything they need they install first.
 
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install stack stack-stop test lint bench
+.PHONY: help run install stack stack-stop test lint bench
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: ## start everything in one process, with a PostgreSQL of its own; CLEAN=1 deletes its data first
+	@sh stack/install.sh --python
+	@exec .venv/bin/rowbell serve --embedded $(if $(CLEAN),--clean)
 
 install: ## install what is missing: Debian packages, .venv, Kafka and Debezium
 	@sh stack/install.sh

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what is missing: Debian packages, the Python environment in .venv, Kafka with Debezium in debezium/target,
-# and with --tests the clients that the tests run. What is there already costs nothing: each step leaves a stamp with
+# and with --tests the clients that the tests run. With --python the environment alone. What is there already costs nothing: each step leaves a stamp with
 # the hash of what it was made from.
 set -eu
 cd "$(dirname "$0")/.."
@@ -20,15 +20,18 @@ postgres_bin=/usr/lib/postgresql/15/bin
 
 missing_packages() {
     python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
+    [ "$what" != python ] || return 0
     [ -x "$postgres_bin/postgres" ] || echo postgresql-15
     command -v psql >/dev/null || echo postgresql-client-15
     command -v redis-server >/dev/null || echo redis-server
     ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin >/dev/null 2>&1 || echo rabbitmq-server
     command -v java >/dev/null || echo openjdk-17-jre-headless
     command -v mvn >/dev/null || echo maven
-    if [ "$tests" = yes ]; then
+    if [ "$what" = tests ]; then
         command -v node >/dev/null || echo nodejs
         command -v npm >/dev/null || echo npm
+        [ -x /usr/bin/chromium ] || echo chromium
+        ls -d /usr/share/fonts/truetype/* >/dev/null 2>&1 || echo fonts-dejavu-core
     fi
 }
 
@@ -128,14 +131,14 @@ install_clients() {
     stamp $clients/node_modules/.made cat $clients/package-lock.json
 }
 
-tests=no
 case "${1-}" in
-'') ;;
---tests) tests=yes ;;
-*) fail "usage: sh stack/install.sh [--tests]" ;;
+'') what=stack ;;
+--tests) what=tests ;;
+--python) what=python ;;
+*) fail "usage: sh stack/install.sh [--tests | --python]" ;;
 esac
 
 install_packages
 install_python
-install_kafka
-[ "$tests" = no ] || install_clients
+[ "$what" = python ] || install_kafka
+[ "$what" != tests ] || install_clients

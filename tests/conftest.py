@@ -1,18 +1,17 @@
-"""The real servers, and the whole pipeline on them: one set for the whole run. One that is missing is an error."""
+"""The real servers, and Rowbell on them in its three modes: one set for the whole run. A missing one is an error."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from stack import Stack
-from tests.integration.pipeline import Pipeline
-from tests.integration.processes import Dispatcher, Gateway, running
+from tests.integration import systems
 from tests.integration.rows import Database
+from tests.integration.systems import Pipeline, PostgresOnly, System
 
 
 @pytest.fixture(scope="session")
@@ -25,17 +24,42 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def pipeline(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    logs: Path = tmp_path_factory.mktemp("processes")
-    dispatcher = Dispatcher(stack.settings_env, logs / "dispatcher.log")
-    gateways = tuple(Gateway(stack.settings_env, logs / f"gateway-{n}.log") for n in (1, 2))
-    with running(dispatcher, *gateways):
-        yield Pipeline(stack, dispatcher, gateways)  # type: ignore[arg-type]
+    with systems.pipeline(stack, tmp_path_factory.mktemp("pipeline")) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="session")
+def postgres_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresOnly]:
+    with systems.postgres_only(tmp_path_factory.mktemp("postgres-only")) as postgres_only:
+        yield postgres_only
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with systems.embedded(tmp_path_factory.mktemp("embedded")) as embedded:
+        yield embedded
+
+
+@pytest.fixture(params=["embedded", "postgres_only", "pipeline"])
+def system(request: pytest.FixtureRequest) -> System:
+    """Each mode in turn."""
+    system: System = request.getfixturevalue(request.param)
+    return system
+
+
+@pytest.fixture(params=["postgres_only", "pipeline"])
+def two_gateways(request: pytest.FixtureRequest) -> System:
+    """Each mode in which there may be several."""
+    system: System = request.getfixturevalue(request.param)
+    return system
 
 
 @pytest.fixture
-async def database(stack: Stack) -> AsyncIterator[Database]:
-    """The login of an application, in autocommit."""
-    url = stack.owner_env["ROWBELL_DATABASE_URL"]
+async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    """The owner of the tables, in autocommit: in the system that the test names, or else in the pipeline."""
+    names = ("system", "two_gateways", "postgres_only", "embedded")
+    name = next((name for name in names if name in request.fixturenames), "pipeline")
+    url = request.getfixturevalue(name).database_url
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         yield connection
 

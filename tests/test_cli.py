@@ -107,10 +107,7 @@ MISSING = [
     (["migrate"], ["ROWBELL_DATABASE_URL"]),
     (["connector", "status"], ["ROWBELL_CONNECT_URL"]),
     (["dispatch"], ["ROWBELL_KAFKA_BOOTSTRAP_SERVERS", "ROWBELL_REDIS_URL", "ROWBELL_RABBITMQ_URL"]),
-    (
-        ["serve"],
-        ["ROWBELL_DATABASE_URL", "ROWBELL_REDIS_URL", "ROWBELL_RABBITMQ_URL", "ROWBELL_JWT_SECRET"],
-    ),
+    (["serve"], ["ROWBELL_DATABASE_URL", "ROWBELL_JWT_SECRET"]),
 ]
 
 
@@ -121,6 +118,38 @@ def test_each_missing_setting_is_named_with_status_2(argv: list[str], names: lis
     assert result.status == 2
     assert re.findall(r"^rowbell: (\w+) is not set\. .* Example: \1=", result.err, re.MULTILINE) == names
     assert result.out == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"ROWBELL_REDIS_URL": "redis://127.0.0.1"}, ["ROWBELL_RABBITMQ_URL"]),
+        ({"ROWBELL_RABBITMQ_URL": "amqp://127.0.0.1"}, ["ROWBELL_REDIS_URL"]),
+        ({"ROWBELL_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, ["ROWBELL_REDIS_URL", "ROWBELL_RABBITMQ_URL"]),
+    ],
+    ids=["redis", "rabbitmq", "kafka"],
+)
+def test_a_gateway_with_one_broker_and_not_the_other_does_not_start(
+    given: dict[str, str], missing: list[str], rowbell: Rowbell
+) -> None:
+    base = {"ROWBELL_DATABASE_URL": "postgresql://127.0.0.1:1/none", "ROWBELL_JWT_SECRET": SECRET}
+
+    result = rowbell("serve", **base, **given)
+
+    assert result.status == 2
+    assert re.findall(r"^rowbell: (\w+) is not set\.", result.err, re.MULTILINE) == missing
+    assert "to run beside PostgreSQL alone" in result.err
+
+
+def test_serve_without_settings_says_how_to_try_it(rowbell: Rowbell) -> None:
+    assert "rowbell serve --embedded" in rowbell("serve").err
+
+
+def test_clean_and_home_are_for_embedded_mode(rowbell: Rowbell) -> None:
+    result = rowbell("serve", "--clean")
+
+    assert result.status == 2
+    assert "--embedded" in result.err
 
 
 def test_each_wrong_setting_is_named_with_status_2(rowbell: Rowbell) -> None:

@@ -174,6 +174,13 @@ class Settings:
         "9114",
         _whole(0, 65535),
     )
+    page_database_url: str | None = _setting(
+        "switches on the page at /, for development: PostgreSQL, as a login that may insert. Whoever reaches the page "
+        "can be any user and write to anybody",
+        "postgresql://app:secret@127.0.0.1:5432/app",
+        _url("postgresql", "postgres"),
+        hide=hide_password,
+    )
     gateway_url: str = _setting(
         "where `rowbell listen` connects to",
         "ws://127.0.0.1:8114/ws",

@@ -20,17 +20,13 @@ from rowbell.dispatch.dead_letters import KafkaDeadLetters
 from rowbell.dispatch.dispatcher import Dispatcher as DispatcherLoop
 from rowbell.presence.redis import RedisPresence
 from tests.chaos.load import load
-from tests.integration.pipeline import Pipeline
 from tests.integration.processes import Dispatcher, Gateway, eventually, running
 from tests.integration.proxy import Proxy
 from tests.integration.rows import Database, insert, unread
 from tests.integration.subscriber import Subscriber, assert_nothing_twice
+from tests.integration.systems import Pipeline, System
 
 Names = Callable[[str], str]
-
-
-def database_url(pipeline: Pipeline) -> str:
-    return pipeline.stack.owner_env["ROWBELL_DATABASE_URL"]
 
 
 async def until_all_seen(subscriber: Subscriber, expected: set[int], within: float = 40.0) -> None:
@@ -44,7 +40,7 @@ async def test_dispatchers_killed_three_times_lose_and_repeat_nothing(
     alice = user("alice")
     second = Dispatcher(pipeline.stack.settings_env, tmp_path / "dispatcher-2.log")
     with running(second):
-        async with pipeline.subscriber(alice) as client, load(database_url(pipeline), [alice]) as rows:
+        async with pipeline.subscriber(alice) as client, load(pipeline.database_url, [alice]) as rows:
             for n in range(3):
                 await eventually(f"part {n}", lambda n=n: rows.count > 300 + 500 * n)  # type: ignore[misc]
                 victim = (pipeline.dispatcher, second)[n % 2]
@@ -97,7 +93,7 @@ async def test_a_gateway_whose_bus_connection_is_closed_three_times_loses_and_re
         gateway = await asyncio.to_thread(Gateway, env, tmp_path / "gateway.log")
         with running(gateway):
             client = Subscriber(gateway.url, pipeline.token(alice))
-            async with client, load(database_url(pipeline), [alice]) as rows:
+            async with client, load(pipeline.database_url, [alice]) as rows:
                 for n in range(3):
                     await eventually(f"part {n}", lambda n=n: rows.count > 300 + 500 * n)  # type: ignore[misc]
                     proxy.cut()
@@ -109,13 +105,13 @@ async def test_a_gateway_whose_bus_connection_is_closed_three_times_loses_and_re
             await asyncio.to_thread(gateway.stop)
 
 
-async def test_twenty_clients_that_subscribe_in_the_middle_see_every_row_once(pipeline: Pipeline, user: Names) -> None:
+async def test_twenty_clients_that_subscribe_in_the_middle_see_every_row_once(system: System, user: Names) -> None:
     alice = user("alice")
-    async with load(database_url(pipeline), [alice]) as rows:
+    async with load(system.database_url, [alice]) as rows:
         clients = []
         for n in range(20):
             await eventually(f"part {n}", lambda n=n: rows.count > 90 * n)  # type: ignore[misc]
-            clients.append(pipeline.subscriber(alice, n % 2))
+            clients.append(system.subscriber(alice, n % 2))
             clients[-1].start()
         await eventually("all rows are committed", lambda: rows.count == 2000, 30)
         for client in clients:
@@ -126,13 +122,13 @@ async def test_twenty_clients_that_subscribe_in_the_middle_see_every_row_once(pi
 
 
 async def test_after_the_death_of_a_gateway_its_clients_find_everything_elsewhere(
-    pipeline: Pipeline, user: Names, tmp_path: Path
+    two_gateways: System, user: Names, tmp_path: Path
 ) -> None:
     alice = user("alice")
-    gateway = await asyncio.to_thread(Gateway, pipeline.stack.settings_env, tmp_path / "gateway.log")
-    client = Subscriber(gateway.url, pipeline.token(alice))
-    client.urls.append(pipeline.gateways[0].url)
-    async with client, load(database_url(pipeline), [alice]) as rows:
+    gateway = await asyncio.to_thread(Gateway, two_gateways.settings, tmp_path / "gateway.log")
+    client = Subscriber(gateway.url, two_gateways.token(alice))
+    client.urls.append(two_gateways.gateway(0).url)
+    async with client, load(two_gateways.database_url, [alice]) as rows:
         await eventually("half of the rows", lambda: rows.count > 1000)
         gateway.kill()
         await eventually("all rows are committed", lambda: rows.count == 2000, 30)
@@ -188,7 +184,7 @@ async def test_what_the_stream_loses_the_sweep_gives_within_seconds(
             source.enabled = True
             rescued = gateway.metric("rowbell_events_total", by="rescued")
             # Below RESCUE keys a sweep: beyond it a pass gives them, and says "replayed" instead.
-            async with load(database_url(pipeline), [alice], 300, rate=60) as rows:
+            async with load(pipeline.database_url, [alice], 300, rate=60) as rows:
                 pass
             await client.until(lambda: len(client.messages) == 301, "every row", 15)
             created = rows.committed[alice]
@@ -215,7 +211,7 @@ async def test_what_the_stream_loses_the_sweep_gives_within_seconds(
 
 async def test_presence_that_forgot_everything_is_written_again(pipeline: Pipeline, user: Names) -> None:
     alice = user("alice")
-    async with pipeline.subscriber(alice) as client, load(database_url(pipeline), [alice], 1500) as rows:
+    async with pipeline.subscriber(alice) as client, load(pipeline.database_url, [alice], 1500) as rows:
         await eventually("a part", lambda: rows.count > 300)
         with redis.Redis.from_url(pipeline.stack.settings_env["ROWBELL_REDIS_URL"]) as connection:
             connection.flushall()
@@ -237,7 +233,7 @@ async def test_with_rabbitmq_stopped_rows_still_arrive(pipeline: Pipeline, user:
 
 async def test_with_connect_killed_rows_still_arrive(pipeline: Pipeline, user: Names) -> None:
     alice = user("alice")
-    async with pipeline.subscriber(alice) as client, load(database_url(pipeline), [alice], 1500) as rows:
+    async with pipeline.subscriber(alice) as client, load(pipeline.database_url, [alice], 1500) as rows:
         await eventually("a part", lambda: rows.count > 300)
         await asyncio.to_thread(pipeline.stack.kill, "connect", signal.SIGKILL)
         await eventually("all rows are committed", lambda: rows.count == 1500, 30)
@@ -250,7 +246,7 @@ async def test_after_postgres_was_killed_sessions_close_with_1012_and_clients_fi
     pipeline: Pipeline, user: Names
 ) -> None:
     alice = user("alice")
-    async with pipeline.subscriber(alice) as client, load(database_url(pipeline), [alice]) as rows:
+    async with pipeline.subscriber(alice) as client, load(pipeline.database_url, [alice]) as rows:
         await eventually("a part", lambda: rows.count > 700)
         await asyncio.to_thread(pipeline.stack.kill, "postgres", signal.SIGKILL)
         await asyncio.to_thread(pipeline.stack.wait_until_answers, "postgres")
@@ -308,7 +304,7 @@ def _dead_letter(settings: Settings, value: bytes) -> dict[str, bytes]:
 
 async def _stopped(pipeline: Pipeline, user: Names, program: str) -> None:
     alice = user("alice")
-    async with pipeline.subscriber(alice) as client, load(database_url(pipeline), [alice], 1500) as rows:
+    async with pipeline.subscriber(alice) as client, load(pipeline.database_url, [alice], 1500) as rows:
         await eventually("a part", lambda: rows.count > 300)
         await asyncio.to_thread(pipeline.stack.stop_program, program)
         await eventually("all rows are committed", lambda: rows.count == 1500, 30)
@@ -323,7 +319,7 @@ async def _fast_path(pipeline: Pipeline, user: str) -> None:
     import psycopg
 
     async with (
-        await psycopg.AsyncConnection.connect(database_url(pipeline), autocommit=True) as database,
+        await psycopg.AsyncConnection.connect(pipeline.database_url, autocommit=True) as database,
         pipeline.subscriber(user) as client,
     ):
 

@@ -54,7 +54,7 @@ async def test_memory_keeps_records_in_order() -> None:
     await letters.keep([RECORD])
     await letters.keep([BARE])
 
-    assert letters.records == [RECORD, BARE]
+    assert list(letters.records) == [RECORD, BARE]
 
 
 async def test_a_record_is_kept_as_it_came_with_its_reason_and_origin(topic: Topic) -> None:

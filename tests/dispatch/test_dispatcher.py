@@ -302,7 +302,7 @@ async def test_a_dead_record_is_kept_and_its_neighbours_are_delivered(
         assert await take(receiver, 2) == [1, 2]
         await site.everything_done()
 
-    assert site.dead_letters.records == [DEAD]
+    assert list(site.dead_letters.records) == [DEAD]
     assert counted("dead_letter") == 1
 
 
@@ -312,7 +312,7 @@ async def test_a_dead_record_that_cannot_be_kept_is_tried_again(site: Site) -> N
     async with site.dispatching():
         await site.everything_done()
 
-    assert site.dead_letters.records == [DEAD]
+    assert list(site.dead_letters.records) == [DEAD]
 
 
 # ---- Stopping ----

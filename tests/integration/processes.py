@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
+
+from rowbell.embedded import Home
 
 
 def free_port() -> int:
@@ -51,6 +54,10 @@ class Process:
             raise AssertionError(f"{self._command} did not stop within {within} s:\n{self.tail()}") from None
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
@@ -75,9 +82,9 @@ class Process:
 
 
 class Gateway(Process):
-    def __init__(self, env: Mapping[str, str], log: Path, port: int | None = None) -> None:
+    def __init__(self, env: Mapping[str, str], log: Path, port: int | None = None, *options: str) -> None:
         self.port = port or free_port()
-        super().__init__(["serve", "--port", str(self.port)], env, log)
+        super().__init__(["serve", "--port", str(self.port), *options], env, log)
         self.wait_until_ready()
 
     @property
@@ -91,6 +98,19 @@ class Gateway(Process):
 
     def wait_until_ready(self) -> None:
         self.wait_for("ready", self.ready)
+
+
+class EmbeddedGateway(Gateway):
+    """With a PostgreSQL of its own, and the page."""
+
+    def __init__(self, home: Home, log: Path, port: int | None = None) -> None:
+        self.home = home
+        super().__init__({}, log, port, "--embedded", "--home", str(home.path))
+
+    def env_of_a_person(self) -> dict[str, str]:
+        """What sourcing the home's `env` gives."""
+        lines = (line.removeprefix("export ").partition("=") for line in self.home.env_file.read_text().splitlines())
+        return {name: shlex.split(value)[0] for name, _, value in lines if name.startswith("ROWBELL_")}
 
 
 class Dispatcher(Process):

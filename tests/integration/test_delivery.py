@@ -19,10 +19,10 @@ import redis
 import stomp
 
 from rowbell.bus.rabbitmq import EXCHANGE, EXCHANGE_TO_ALL
-from tests.integration.pipeline import Pipeline
 from tests.integration.processes import eventually
 from tests.integration.rows import Database, delivered, insert, unread
 from tests.integration.subscriber import Subscriber, assert_nothing_twice
+from tests.integration.systems import Pipeline, System
 
 CLIENTS = Path(__file__).parent.parent / "clients"
 Names = Callable[[str], str]
@@ -61,17 +61,17 @@ class StompJs:
 
 @pytest.mark.parametrize("ack", ["auto", "client", "client-individual"])
 async def test_an_insert_of_two_columns_with_psql_reaches_stompjs(
-    pipeline: Pipeline, database: Database, user: Names, ack: str
+    system: System, database: Database, user: Names, ack: str
 ) -> None:
     alice = user("alice")
-    client = StompJs(pipeline.gateways[0].url, pipeline.token(alice), ack)
+    client = StompJs(system.gateway(0).url, system.token(alice), ack)
     connected = await client.until("connected")
     assert connected["headers"]["version"] == "1.2"
     assert connected["headers"]["user-name"] == alice
     await client.until("receipt")
 
     statement = f"INSERT INTO notification (recipient_id, title) VALUES ('{alice}', 'Hello')"
-    url = pipeline.stack.owner_env["ROWBELL_DATABASE_URL"]
+    url = system.database_url
     psql = await asyncio.to_thread(subprocess.run, ["psql", url, "-c", statement], capture_output=True, text=True)
     assert psql.stdout == "INSERT 0 1\n", psql.stderr
 
@@ -111,18 +111,18 @@ class Listener(stomp.ConnectionListener):
         return self.frames.get(timeout=20)
 
 
-def test_stomp_py_subscribes_acknowledges_and_leaves(pipeline: Pipeline, user: Names) -> None:
+def test_stomp_py_subscribes_acknowledges_and_leaves(system: System, user: Names) -> None:
     alice = user("alice")
     listener = Listener()
-    port = pipeline.gateways[1].port
+    port = system.gateway(1).port
     connection = stomp.WSStompConnection([("127.0.0.1", port)], ws_path="/ws", heartbeats=(4000, 4000))
     connection.set_listener("", listener)
-    connection.connect(wait=True, headers={"Authorization": f"Bearer {pipeline.token(alice)}"})
+    connection.connect(wait=True, headers={"Authorization": f"Bearer {system.token(alice)}"})
     assert listener.next()[0] == "connected"
     connection.subscribe("/user/queue/notifications", id="1", ack="client-individual", receipt="subscribed")
     assert listener.next()[0] == "receipt"
 
-    env = {**os.environ, **pipeline.stack.owner_env}
+    env = {**os.environ, **system.env}
     send = [sys.executable, "-m", "rowbell", "send", alice, "Grüße 👋"]
     sent = subprocess.run(send, env=env, capture_output=True, text=True, check=True)
 
@@ -177,12 +177,12 @@ async def test_a_row_for_nobody_costs_no_message_and_is_found_on_coming_back(
         assert later.messages == []
 
 
-async def test_every_device_and_tab_gets_each_row_once(pipeline: Pipeline, database: Database, user: Names) -> None:
+async def test_every_device_and_tab_gets_each_row_once(system: System, database: Database, user: Names) -> None:
     alice = user("alice")
     async with (
-        pipeline.subscriber(alice, 0) as tab,
-        pipeline.subscriber(alice, 0) as other_tab,
-        pipeline.subscriber(alice, 1) as phone,
+        system.subscriber(alice, 0) as tab,
+        system.subscriber(alice, 0) as other_tab,
+        system.subscriber(alice, 1) as phone,
     ):
         created = [await insert(database, alice, f"row {n}") for n in range(20)]
         for device in (tab, other_tab, phone):
@@ -194,10 +194,10 @@ async def test_every_device_and_tab_gets_each_row_once(pipeline: Pipeline, datab
 
 
 async def test_created_updated_and_deleted_arrive_in_this_order(
-    pipeline: Pipeline, database: Database, user: Names
+    system: System, database: Database, user: Names
 ) -> None:
     alice = user("alice")
-    async with pipeline.subscriber(alice) as client:
+    async with system.subscriber(alice) as client:
         id = await insert(database, alice, body="b", data='{"postId": "p-100"}', type="COMMENT", actor_id="user-123")
         await database.execute("UPDATE notification SET read_at = now() WHERE id = %s", [id])
         await database.execute("DELETE FROM notification WHERE id = %s", [id])
@@ -208,13 +208,49 @@ async def test_created_updated_and_deleted_arrive_in_this_order(
         assert deleted == {"event": "deleted", "id": id, "recipientId": alice}
 
 
+async def test_what_is_read_on_one_device_is_read_on_all_and_the_badge_follows(
+    system: System, database: Database, user: Names
+) -> None:
+    alice = user("alice")
+    async with (
+        system.subscriber(alice, 0, badge=True) as phone,
+        system.subscriber(alice, 1, "client-individual", badge=True) as tablet,
+    ):
+        ids = [await insert(database, alice) for _ in range(5)]
+        for device in (phone, tablet):
+            await device.until_unread(5)
+        await phone.read(ids[0])
+        await database.execute("UPDATE notification SET read_at = now() WHERE id = %s", [ids[1]])
+        await database.execute("DELETE FROM notification WHERE id = %s", [ids[2]])
+        for device in (phone, tablet):
+            await device.until_unread(2)
+            await device.until(lambda d=device: len(d.messages) == 8, "two updates and a deletion")  # type: ignore[misc]
+        await tablet.read()
+        assert await unread(database, alice) == []
+        for device in (phone, tablet):
+            await device.until_unread(0)
+            assert sorted(device.subscriptions[0].ids("updated")) == [ids[0], ids[1], ids[3], ids[4]]
+            assert_nothing_twice(device)
+
+
+async def test_a_row_that_expires_leaves_the_badge(system: System, database: Database, user: Names) -> None:
+    alice = user("alice")
+    async with system.subscriber(alice, badge=True) as client:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title, expires_at) VALUES (%s, 'Soon', now() + interval '2 s')",
+            [alice],
+        )
+        await client.until_unread(1)
+        await client.until_unread(0)
+
+
 async def test_a_row_too_large_for_replication_to_repeat_is_read_whole_from_sql(
-    pipeline: Pipeline, database: Database, user: Names
+    system: System, database: Database, user: Names
 ) -> None:
     """An UPDATE leaves a TOASTed column alone, and Debezium cannot say what is in it."""
     alice = user("alice")
     body = "".join(chr(0x4E00 + n % 5000) for n in range(5000))
-    async with pipeline.subscriber(alice) as client:
+    async with system.subscriber(alice) as client:
         id = await insert(database, alice, body=body)
         await database.execute("UPDATE notification SET read_at = now() WHERE id = %s", [id])
         await client.until(lambda: len(client.messages) == 2, "both versions")
@@ -223,36 +259,36 @@ async def test_a_row_too_large_for_replication_to_repeat_is_read_whole_from_sql(
 
 
 async def test_a_replayed_row_is_byte_identical_to_the_live_one(
-    pipeline: Pipeline, database: Database, user: Names
+    system: System, database: Database, user: Names
 ) -> None:
     alice = user("alice")
-    async with pipeline.subscriber(alice) as live:
+    async with system.subscriber(alice) as live:
         await insert(
             database, alice, 'quo"te\\ \n é 👋', data='{"z": 1.50, "a": [1, {"b": null}]}', expires_at="2999-01-01"
         )
         await live.until(lambda: live.messages, "the live row")
-        async with pipeline.subscriber(alice) as replayed:
+        async with system.subscriber(alice) as replayed:
             assert replayed.messages[0].body == live.messages[0].body
 
 
 async def test_thousands_of_unread_rows_are_replayed_in_order_before_the_receipt(
-    pipeline: Pipeline, database: Database, user: Names
+    system: System, database: Database, user: Names
 ) -> None:
     alice = user("alice")
     await database.execute(
         "INSERT INTO notification (recipient_id, title) SELECT %s, 'n' || n FROM generate_series(1, 2500) n", [alice]
     )
-    async with pipeline.subscriber(alice) as client:
+    async with system.subscriber(alice) as client:
         ids = client.subscriptions[0].ids()
         assert ids == await unread(database, alice)
         assert_nothing_twice(client)
 
 
 async def test_a_row_whose_channel_leaves_in_app_is_deleted_for_clients(
-    pipeline: Pipeline, database: Database, user: Names
+    system: System, database: Database, user: Names
 ) -> None:
     alice = user("alice")
-    async with pipeline.subscriber(alice) as client:
+    async with system.subscriber(alice) as client:
         await insert(database, alice, channel="EMAIL")
         id = await insert(database, alice)
         await client.until(lambda: client.messages, "the one that is shown")

@@ -1,21 +1,47 @@
-"""`rowbell serve`: one gateway, to which clients connect."""
+"""`rowbell serve`: one gateway, to which clients connect, in one of the three ways to run."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rowbell.config import Settings
+from rowbell.config import Settings, environment_name
+from rowbell.errors import DatabaseError, SettingsError
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+    from rowbell.auth import Tokens
+    from rowbell.bus import Bus
+    from rowbell.presence import Presence
+
+Beside = dict[str, Callable[[], Coroutine[Any, Any, None]]]
+"""Name → what runs in this process as long as the gateway does."""
+
+BROKERS = ("kafka_bootstrap_servers", "redis_url", "rabbitmq_url")
+"""The settings that say that this is a pipeline."""
+NEEDED = ("redis_url", "rabbitmq_url")
+"""Those of them that its gateways need."""
+
+HOME = ".rowbell"
 
 EXAMPLE = """\
 example:
-  . .rowbell/env
-  rowbell serve --port 8114
+  rowbell serve --embedded                    # everything in this process, with a PostgreSQL of its own
+  . .rowbell/env; rowbell serve --port 8116   # one more gateway of what the settings name
+
+With ROWBELL_REDIS_URL and ROWBELL_RABBITMQ_URL it is a gateway of the pipeline, and a dispatcher brings the changes.
+Without them it needs nothing but PostgreSQL, whose log it reads itself. Any number of either may run.
 """
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """`rowbell serve [--host HOST] [--port PORT] [--embedded [--home DIR] [--clean]]`."""
     parser = subparsers.add_parser(
         "serve",
         help="run a gateway, to which clients connect",
@@ -24,39 +50,135 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--host", help="the address to listen on, instead of ROWBELL_HOST")
     parser.add_argument("--port", type=int, help="the port to listen on, instead of ROWBELL_PORT")
+    parser.add_argument(
+        "--embedded", action="store_true", help="start a PostgreSQL, too, and show the page at /; for development"
+    )
+    parser.add_argument(
+        "--home", type=Path, metavar="DIR", help=f"where --embedded keeps its data and secrets (default: {HOME})"
+    )
+    parser.add_argument("--clean", action="store_true", help="with --embedded: delete its data first")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    import uvloop
-
+    """Serve until a signal. The error if it cannot start, or a part of it fails."""
     from rowbell import logs
 
     given = {name: value for name in ("host", "port") if (value := getattr(args, name)) is not None}
     settings = dataclasses.replace(settings, **given)
-    settings.require("database_url", "redis_url", "rabbitmq_url", "jwt_secret")
+    if args.embedded:
+        from rowbell.cli import embedded
+
+        return embedded.run(settings, args.home or Path(HOME), clean=args.clean)
+    if args.clean or args.home:
+        raise SettingsError("--home and --clean are about the data of --embedded: give that, too, or neither")
+    is_pipeline = _is_pipeline(settings)
     logs.configure(settings)
-    uvloop.run(_serve(settings))
+    if not is_pipeline:
+        _check(settings)
+    return serve(settings)
+
+
+def _is_pipeline(settings: Settings) -> bool:
+    """Do the settings name a pipeline's brokers? SettingsError if they do not suffice for what they name."""
+    try:
+        settings.require("database_url", "jwt_secret")
+    except SettingsError as error:
+        raise SettingsError(f"{error}\nTo try it without any setting: rowbell serve --embedded") from None
+    named = [name for name in BROKERS if getattr(settings, name)]
+    if named:
+        try:
+            settings.require(*NEEDED)
+        except SettingsError as error:
+            unset = " ".join(map(environment_name, named))
+            raise SettingsError(f"{error}\nOr, to run beside PostgreSQL alone: unset {unset}") from None
+    return bool(named)
+
+
+def _check(settings: Settings) -> None:
+    """Is PostgreSQL fit to be read directly? DatabaseError says what it lacks and how to give it."""
+    from rowbell.changes.requirements import check_requirements
+    from rowbell.logs import get_logger
+
+    findings = check_requirements(str(settings.database_url))
+    if findings.errors:
+        pipeline = f"(For a gateway of the pipeline set {' and '.join(map(environment_name, NEEDED))}.)"
+        raise DatabaseError("\n".join([*findings.errors, pipeline]))
+    for warning in findings.warnings:
+        get_logger("serve").warning("postgresql_is_short", problem=warning)
+
+
+@dataclass
+class Around:
+    """What stands around a gateway, and differs between the ways to run."""
+
+    presence: Presence
+    bus: Bus
+    streaming: Callable[[], bool]
+    """Are changes being streamed at present?"""
+    beside: Beside = field(default_factory=dict)
+
+
+def serve(
+    settings: Settings, beside: Beside | None = None, started: Callable[[Settings], None] = lambda settings: None
+) -> int:
+    """Run the gateway of these settings; `started` is called when clients can come, with the port they come to."""
+    import uvloop
+
+    uvloop.run(_serve(settings, beside or {}, started))
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, beside: Beside, started: Callable[[Settings], None]) -> None:
     from rowbell import metrics
     from rowbell.auth import Tokens
-    from rowbell.bus.rabbitmq import RabbitMQBus
     from rowbell.gateway.gateway import Gateway
     from rowbell.gateway.server import listen, serve
     from rowbell.inbox import Inbox
-    from rowbell.presence.redis import RedisPresence
 
     listener = listen(settings.host, settings.port)
+    settings = dataclasses.replace(settings, port=listener.getsockname()[1])
     metrics.serve(settings)
-    inbox = Inbox.connect(str(settings.database_url))
+    tokens = Tokens.of(settings)
+    async with AsyncExitStack() as opened:
+        around = _pipeline(settings, opened) if settings.redis_url else _postgres_only(settings, opened)
+        inbox = Inbox.connect(str(settings.database_url))
+        opened.push_async_callback(inbox.close)
+        gateway = Gateway(inbox, around.presence, around.bus, tokens, around.streaming)
+        await serve(gateway, listener, _page(settings, tokens), around.beside | beside, lambda: started(settings))
+
+
+def _pipeline(settings: Settings, opened: AsyncExitStack) -> Around:
+    """Changes come from dispatchers, by way of RabbitMQ."""
+    from rowbell.bus.rabbitmq import RabbitMQBus
+    from rowbell.presence.redis import RedisPresence
+
     presence = RedisPresence(str(settings.redis_url))
+    opened.push_async_callback(presence.close)
     bus = RabbitMQBus(str(settings.rabbitmq_url))
-    try:
-        await serve(Gateway(inbox, presence, bus, Tokens.of(settings)), listener)
-    finally:
-        await bus.close()
-        await presence.close()
-        await inbox.close()
+    opened.push_async_callback(bus.close)
+    return Around(presence, bus, streaming=lambda: True)
+
+
+def _postgres_only(settings: Settings, opened: AsyncExitStack) -> Around:
+    """A dispatcher in this process reads PostgreSQL's log for this gateway alone."""
+    from rowbell.bus.memory import MemoryBus
+    from rowbell.changes.wal import WalChanges
+    from rowbell.dispatch.dead_letters import MemoryDeadLetters
+    from rowbell.dispatch.dispatcher import Dispatcher
+    from rowbell.presence.memory import MemoryPresence
+
+    presence, bus = MemoryPresence(), MemoryBus()
+    changes = WalChanges(str(settings.database_url))
+    opened.push_async_callback(changes.close)
+    dispatcher = Dispatcher(changes, presence, bus, MemoryDeadLetters())
+    return Around(presence, bus, lambda: changes.streaming, {"dispatcher": dispatcher.run})
+
+
+def _page(settings: Settings, tokens: Tokens) -> list[BaseRoute]:
+    """The routes of the page, where it is switched on."""
+    if settings.page_database_url is None:
+        return []
+    from rowbell.page import routes
+
+    return routes(settings.page_database_url, tokens, hosts=[settings.host])

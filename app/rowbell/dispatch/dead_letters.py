@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from rowbell.logs import get_logger
 
 log = get_logger("dispatch.dead_letters")
 
+KEPT_IN_MEMORY = 1000
+"""Records: enough to see what went wrong."""
 DELIVERY_SECONDS = 10
 """How long Kafka may take to confirm."""
 
@@ -35,10 +38,10 @@ class DeadLetters(Protocol):
 
 
 class MemoryDeadLetters:
-    """A list."""
+    """The last of them, in memory: for a source whose records can be had again from nowhere, and for tests."""
 
     def __init__(self) -> None:
-        self.records: list[DeadRecord] = []
+        self.records: deque[DeadRecord] = deque(maxlen=KEPT_IN_MEMORY)
 
     async def keep(self, records: Sequence[DeadRecord]) -> None:
         self.records.extend(records)

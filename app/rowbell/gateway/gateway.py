@@ -77,7 +77,7 @@ class Gateway:
         await self._sweeper.sweep()
 
     async def run(
-        self, serve: asyncio.Task[None], beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None
+        self, serve: asyncio.Task[None], beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
     ) -> None:
         """Run until `serve`, the web server, ends; if any part dies before, so does everything, with its error.
 
@@ -85,7 +85,7 @@ class Gateway:
         """
         async with asyncio.TaskGroup() as tasks:
             parts = [
-                *(tasks.create_task(part(), name=name) for name, part in (beside or {}).items()),
+                *(tasks.create_task(part(), name=name) for name, part in beside.items()),
                 tasks.create_task(self._link.run(), name="link"),
                 tasks.create_task(self.attendance.run(), name="attendance"),
                 tasks.create_task(self._pager.run(self._offer), name="pager"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from starlette.routing import BaseRoute
 
 from rowbell.errors import DatabaseUnavailable, RowbellError, SettingsError
 from rowbell.gateway.gateway import Gateway
@@ -27,11 +30,17 @@ def _is_no_refusal(record: logging.LogRecord) -> bool:
 class GatewayServer(uvicorn.Server):
     """The first SIGTERM or SIGINT stops the gateway, then the server; a second one cuts it short."""
 
-    def __init__(self, gateway: Gateway, config: uvicorn.Config) -> None:
+    def __init__(self, gateway: Gateway, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._tell_started = started
         self._loop = asyncio.get_running_loop()
         self._stop: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._tell_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler runs between any two instructions: let the loop do it.
@@ -73,8 +82,17 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve(gateway: Gateway, listener: socket.socket) -> None:
+async def serve(
+    gateway: Gateway,
+    listener: socket.socket,
+    routes: Sequence[BaseRoute] = (),
+    beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
+    started: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until a signal stops it, or a part of the gateway fails: then its error is raised.
+
+    `routes` are served over HTTP besides the gateway's own; `beside` names what else runs as long as the gateway does;
+    `started` is called when clients can come.
 
     DatabaseError if the database cannot be used from the start.
     """
@@ -83,7 +101,7 @@ async def serve(gateway: Gateway, listener: socket.socket) -> None:
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"{error}\nA gateway does not start without it: check ROWBELL_DATABASE_URL") from None
     config = uvicorn.Config(
-        Web(gateway),
+        Web(gateway, routes),
         http="httptools",
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
@@ -97,10 +115,10 @@ async def serve(gateway: Gateway, listener: socket.socket) -> None:
         timeout_graceful_shutdown=5,
     )
     logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
-    server = GatewayServer(gateway, config)
+    server = GatewayServer(gateway, config, started)
     web = asyncio.create_task(server.serve(sockets=[listener]), name="web")
     try:
-        await gateway.run(web)
+        await gateway.run(web, beside or {})
     except* RowbellError as failed:
         raise _first(failed) from None
     finally:

@@ -6,14 +6,14 @@ Starlette.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from rowbell.auth import bearer
 from rowbell.errors import TokenError
@@ -35,13 +35,15 @@ NO_SOCKJS = (
 class Web:
     """The ASGI application of one gateway."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, routes: Sequence[BaseRoute] = ()) -> None:
+        """`routes` are served besides the gateway's own."""
         self._gateway = gateway
         self._http = Starlette(
             routes=[
                 Route("/live", self._live),
                 Route("/ready", self._ready),
                 Route("/ws/info", self._no_sockjs),
+                *routes,
             ]
         )
 

@@ -1,0 +1,97 @@
+"""`rowbell serve --embedded`: everything in one process, on a PostgreSQL of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rowbell.config import Settings
+
+if TYPE_CHECKING:
+    from rowbell.embedded import EmbeddedPostgres, Home
+
+INSERT = "INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')"
+
+
+def run(settings: Settings, directory: Path, clean: bool) -> int:
+    """Serve until a signal; then PostgreSQL ends, too. What the settings name of other servers is not used."""
+    from rowbell import logs
+    from rowbell.cli.serve import serve
+    from rowbell.embedded import EmbeddedPostgres, Home
+    from rowbell.inbox.schema import migrate
+
+    begun = time.monotonic()
+    if settings.log_format == "auto" and settings.log_level == "info" and sys.stderr.isatty():
+        settings = dataclasses.replace(settings, log_level="warning")  # a person reads along, and there are commands
+    logs.configure(settings)
+    home = Home(directory)
+    server = EmbeddedPostgres(home)
+    if clean:
+        server.clean()
+    with server:
+        migrate(server.url("rowbell"))
+        server.grant_roles()
+
+        def started(settings: Settings) -> None:
+            _write_env(settings, home, server)
+            print(_invitation(settings, home, server, time.monotonic() - begun), flush=True)
+
+        return serve(_settings(settings, home, server), {"postgresql": server.run}, started)
+
+
+def _settings(settings: Settings, home: Home, server: EmbeddedPostgres) -> Settings:
+    """Those of the gateway: everything is here."""
+    return dataclasses.replace(
+        settings,
+        database_url=server.url("gateway"),
+        page_database_url=server.url("app"),
+        jwt_secret=home.secret("jwt"),
+        redis_url=None,
+        rabbitmq_url=None,
+    )
+
+
+def _write_env(settings: Settings, home: Home, server: EmbeddedPostgres) -> None:
+    """What a person sources: settings for the commands, and where they are."""
+    from rowbell.embedded.home import exports, write_private
+
+    environ = {
+        "ROWBELL_DATABASE_URL": server.url("rowbell"),
+        "ROWBELL_JWT_SECRET": home.secret("jwt"),
+        "ROWBELL_GATEWAY_URL": f"ws://{_address(settings)}/ws",
+    }
+    places = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+    if shutil.which("psql") is None:
+        places += f":{shlex.quote(str(server.psql.parent))}"
+    write_private(
+        home.env_file,
+        "# Made by `rowbell serve --embedded`. The database login owns the tables. An application would use:\n"
+        f"#   psql {server.url('app')}\n{exports(environ)}{places}\n",
+    )
+
+
+def _invitation(settings: Settings, home: Home, server: EmbeddedPostgres, seconds: float) -> str:
+    """What to do now: lines to paste into another terminal, wherever it is."""
+    source = f". {shlex.quote(str(home.env_file))}"
+    return f"""
+Rowbell is up, after {seconds:.1f} s. PostgreSQL is on port {server.port}, its data in {home.path}.
+
+  The page     http://{_address(settings)}/
+
+  Insert       {source} && psql "$ROWBELL_DATABASE_URL" -c "{INSERT}"
+
+  Listen       {source} && rowbell listen alice
+
+Ctrl-C stops everything; the data stays.
+"""
+
+
+def _address(settings: Settings) -> str:
+    """Where a browser on this machine finds the gateway."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return f"{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{settings.port}"
