@@ -1,37 +1,37 @@
-"""Commit → client through the whole pipeline, on a stack of its own: `make bench`, or `python -m benchmarks.latency`.
+"""Commit → client: `python -m benchmarks.latency [--mode embedded|pipeline]`.
 
-Fifty users, each connected once, half of them at either gateway; single-row transactions at a steady rate, to one user
-after the other. A row's time begins when the commit was confirmed to the writer, and, for the stricter figure, when
-its INSERT was sent; it ends when the frame has been received and parsed. Writer and clients share one process.
+Fifty users, each connected once, in turn at each gateway; single-row transactions at a steady rate, to one user after
+the other. A row's time begins when the commit was confirmed to the writer, and, for the stricter figure, when its
+INSERT was sent; it ends when the frame has been received and parsed. Writer and clients share one process.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import sys
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psycopg
-import requests
 import uvloop
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from rowbell.auth import Tokens
+from benchmarks import targets
+from benchmarks.targets import Target
 from rowbell.stomp.client import Client, Connected, Message, Receipt
-from stack import Stack
 
 USERS = 50
-WARM_UP = 20.0
-"""Seconds at the full rate before anything counts: the JVMs compile meanwhile."""
+WRITERS = 8
+"""Connections that write: one alone waits for the disk at each commit."""
+MODES = {"embedded": (targets.embedded, [20, 500, 2000]), "pipeline": (targets.pipeline, [20, 500])}
+"""Mode → (what starts it, rows a second)."""
+WARM_UP = {"embedded": 3.0, "pipeline": 20.0}
+"""Seconds at the full rate before anything counts: JVMs compile meanwhile."""
 SETTLE = 10.0
 """Seconds that the last rows have to arrive."""
 
@@ -89,71 +89,67 @@ async def client(url: str, token: str, run: Run, subscribed: asyncio.Event) -> N
     raise RuntimeError(f"the gateway closed a connection: {socket.close_code} {socket.close_reason}")
 
 
-async def write(database: psycopg.AsyncConnection[tuple[int]], users: list[str], run: Run, seconds: float) -> None:
-    """Commit rows at the steady rate."""
+Connection = psycopg.AsyncConnection[tuple[int]]
+
+
+async def write(connections: list[Connection], users: list[str], run: Run, seconds: float) -> None:
+    """Commit rows at the steady rate, from several connections in turn."""
     begun = time.time()
-    for n in range(int(run.rate * seconds)):
-        await asyncio.sleep(max(0.0, begun + n / run.rate - time.time()))
-        at = time.time()
-        cursor = await database.execute(
-            "INSERT INTO notification (recipient_id, title, data) VALUES (%s, %s, %s) RETURNING id",
-            [users[n % len(users)], f"Notification {n}", '{"postId": "p-100"}'],
-        )
-        row = await cursor.fetchone()
-        assert row is not None
-        run.committed[row[0]] = time.time()
-        run.sent[row[0]] = at
+
+    async def write_every(connection: Connection, first: int) -> None:
+        for n in range(first, int(run.rate * seconds), len(connections)):
+            await asyncio.sleep(max(0.0, begun + n / run.rate - time.time()))
+            at = time.time()
+            cursor = await connection.execute(
+                "INSERT INTO notification (recipient_id, title, data) VALUES (%s, %s, %s) RETURNING id",
+                [users[n % len(users)], f"Notification {n}", '{"postId": "p-100"}'],
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            run.committed[row[0]] = time.time()
+            run.sent[row[0]] = at
+
+    await asyncio.gather(*(write_every(connection, first) for first, connection in enumerate(connections)))
 
 
-async def measure(stack: Stack, rate: int, seconds: float) -> Run:
+async def measure(target: Target, rate: int, seconds: float) -> Run:
     run = Run(rate)
-    tokens = Tokens(stack.settings_env["ROWBELL_JWT_SECRET"])
     users = [f"bench-{rate}-{n}" for n in range(USERS)]
-    gateways = [
-        f"ws://127.0.0.1:{stack.ports[name]}/ws" for name in ("STACK_GATEWAY_8114_PORT", "STACK_GATEWAY_8115_PORT")
-    ]
     async with asyncio.TaskGroup() as tasks:  # a client that ends ends the measurement
         clients = []
         for n, user in enumerate(users):
             subscribed = asyncio.Event()
-            clients.append(tasks.create_task(client(gateways[n % 2], tokens.issue(user, 3600), run, subscribed)))
+            url = target.urls[n % len(target.urls)]
+            clients.append(tasks.create_task(client(url, target.token(user), run, subscribed)))
             await subscribed.wait()
-        url = stack.owner_env["ROWBELL_DATABASE_URL"]
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as database:
-            await write(database, users, run, WARM_UP)
-            before, usage, begun = _means(stack), _cpu(stack), time.time()
+        async with AsyncExitStack() as stack:
+            connections = [
+                await stack.enter_async_context(
+                    await psycopg.AsyncConnection.connect(target.database_url, autocommit=True)
+                )
+                for _ in range(WRITERS)
+            ]
+            await write(connections, users, run, WARM_UP[target.name])
+            before, usage, begun = _means(target), target.cpu(), time.time()
             run.counted_from = begun
-            await write(database, users, run, seconds)
-        run.cpu = {name: (used - usage[name]) / (time.time() - begun) for name, used in _cpu(stack).items()}
+            await write(connections, users, run, seconds)
+        run.cpu = {name: (used - usage[name]) / (time.time() - begun) for name, used in target.cpu().items()}
         await run.settle()
-        run.stages = _stages(before, _means(stack))
+        run.stages = _stages(before, _means(target))
         for each in clients:
             each.cancel()
     return run
 
 
 STAGES = {
-    "the dispatcher has decoded it": ("rowbell_commit_to_dispatch_seconds", ("STACK_DISPATCHER_METRICS_PORT",)),
-    "a gateway has queued its frame": (
-        "rowbell_commit_to_socket_seconds",
-        ("STACK_GATEWAY_8114_METRICS_PORT", "STACK_GATEWAY_8115_METRICS_PORT"),
-    ),
+    "the dispatcher has decoded it": targets.IN_DISPATCHER,
+    "a gateway has queued its frame": targets.IN_GATEWAY,
 }
 
 
-def _means(stack: Stack) -> dict[str, tuple[float, float]]:
+def _means(target: Target) -> dict[str, tuple[float, float]]:
     """stage → (sum of seconds, count) over its processes."""
-    found = {}
-    for stage, (metric, ports) in STAGES.items():
-        total = count = 0.0
-        for port in ports:
-            text = requests.get(f"http://127.0.0.1:{stack.ports[port]}/metrics", timeout=5).text
-            for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    total += sample.value if sample.name == f"{metric}_sum" else 0
-                    count += sample.value if sample.name == f"{metric}_count" else 0
-        found[stage] = (total, count)
-    return found
+    return {stage: target.histogram(metric) for stage, metric in STAGES.items()}
 
 
 def _stages(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:
@@ -163,34 +159,13 @@ def _stages(before: dict[str, tuple[float, float]], after: dict[str, tuple[float
     }
 
 
-def _cpu(stack: Stack) -> dict[str, float]:
-    """program → processor seconds of it and its children so far, those that have ended included."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    children: dict[int, list[int]] = {}
-    used: dict[int, float] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-            used[int(entry.name)] = sum(map(int, fields[11:15])) / ticks  # proc(5): utime, stime, cutime, cstime
-
-    def tree(pid: int) -> float:
-        return used.get(pid, 0.0) + sum(tree(child) for child in children.get(pid, ()))
-
-    own = time.process_time()
-    return {name: tree(program.pid) for name, program in stack.programs().items()} | {"this benchmark": own}
-
-
 def quantiles(values: list[float]) -> tuple[float, float, float]:
     cuts = statistics.quantiles(values, n=100, method="inclusive")
     return cuts[49], cuts[94], cuts[98]
 
 
-def show(console: Console, runs: list[Run]) -> None:
-    table = Table(title="Commit → client, milliseconds")
+def show(console: Console, mode: str, runs: list[Run]) -> None:
+    table = Table(title=f"Commit → client, {mode}, milliseconds")
     for column in ("rows/s", "rows", "missing", "from", "p50", "p95", "p99", "max"):
         table.add_column(column, justify="right")
     for run in runs:
@@ -217,17 +192,20 @@ def show(console: Console, runs: list[Run]) -> None:
     console.print(where)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", type=int, nargs="+", default=[20, 500], help="rows per second (default: 20 500)")
+    parser.add_argument("--mode", choices=MODES, help="which one (default: each in turn)")
+    parser.add_argument("--rates", type=int, nargs="+", help="rows per second (default: 20 500, embedded also 2000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each rate is measured (default: 30)")
-    args = parser.parse_args()
-    console = Console(width=110)
-    with Stack.temporary() as stack:
-        stack.start()
-        runs = [uvloop.run(measure(stack, rate, args.seconds)) for rate in args.rates]
-        show(console, runs)
-    return 1 if any(run.missing() for run in runs) else 0
+    args = parser.parse_args(arguments)
+    missing = 0
+    for mode in [args.mode] if args.mode else MODES:
+        start, rates = MODES[mode]
+        with start() as target:
+            runs = [uvloop.run(measure(target, rate, args.seconds)) for rate in args.rates or rates]
+        show(Console(width=110), mode, runs)
+        missing += sum(run.missing() for run in runs)
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":
