@@ -17,8 +17,9 @@ from rowbell.gateway.acknowledgements import Acknowledgements
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.replay import Pager
-from rowbell.gateway.subscription import State
+from rowbell.gateway.subscription import FOLLOWED, State
 from rowbell.inbox import Epoch, Inbox
+from rowbell.inbox.inbox import OF_ONE
 from rowbell.notification import DELETED, Change
 from rowbell.presence.memory import MemoryPresence
 from rowbell.snapshot import Snapshot
@@ -53,6 +54,10 @@ async def test_what_is_added_during_two_flushes_is_written_before_its_promise_is
         assert await delivered(database, "twice") == set(range(1, 26))
     finally:
         await inbox.close()
+
+
+def test_a_sweep_that_left_keys_out_is_not_followed_key_by_key() -> None:
+    assert FOLLOWED <= OF_ONE
 
 
 class Idle:

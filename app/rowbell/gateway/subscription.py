@@ -33,8 +33,11 @@ PAGE = 200
 HELD = 64
 """Live changes kept while the last page is read. Dropping one is safe, the sweep gives it: this saves its delay."""
 
+FOLLOWED = 1000
+"""Keys of one recipient in one sweep that are looked at. Where a sweep has so many, it may have left out others."""
+
 RESCUE = 200
-"""Keys of one recipient in one sweep; beyond that a pass is cheaper and its memory is bounded."""
+"""Rows that one sweep gives; when more are missing a pass is cheaper and its memory is bounded."""
 
 
 class State(Enum):
@@ -164,10 +167,11 @@ class Subscription:
         if self.state is not State.LIVE or self.ledger.floor.covers(sweep.snapshot):
             return None
         keys = sweep.keys.get(self.recipient, ())
-        if not self._follows(sweep) or len(keys) > RESCUE:
+        missed = [key for key in keys if self.ledger.lacks(*key)]
+        if not self._follows(sweep) or len(keys) >= FOLLOWED or len(missed) > RESCUE:
             self.state = State.WAITING
             return None
-        return [key for key in keys if self.ledger.lacks(*key)]
+        return missed
 
     def rescued(self, sweep: Sweep, changes: Iterable[Change], has_room: Callable[[], bool]) -> list[Delivery]:
         """The present rows behind what it missed, and tombstones. Then the floor rises to the sweep's snapshot."""
