@@ -71,7 +71,8 @@ def _measure(target: Target, rows: int, users: int, client: subprocess.Popen[str
         committed = time.time()
         said = _said(client, "last")
         recorded = _wait_until_recorded(database, rows)
-    used = {name: seconds - before[name] for name, seconds in target.cpu().items() if name != "this benchmark"}
+        # While the connection is open: a process that ends between two looks at /proc would be in neither.
+        used = {name: seconds - before[name] for name, seconds in target.cpu().items() if name != "this benchmark"}
     return Result(
         target.name,
         rows,
