@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what is missing: Debian packages, the Python environment in .venv, Kafka with Debezium in debezium/target,
-# and with --tests the clients that the tests run. With --python the environment alone. What is there already costs nothing: each step leaves a stamp with
-# the hash of what it was made from.
+# and with --tests the clients that the tests run. With --python the environment alone. What is there already costs
+# nothing: each step leaves a stamp with the hash of what it was made from.
 set -eu
 cd "$(dirname "$0")/.."
 

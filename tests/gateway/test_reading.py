@@ -91,6 +91,20 @@ class TestIds:
 
         await eventually("the row is read", marked)
 
+    async def test_the_receipt_of_disconnect_says_that_it_is_done(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        id = await insert(database, "leaves")
+        async with running_gateway.subscriber("leaves") as client:
+            async with locked(database, id):
+                await client.send("SEND", f'{{"ids":[{id}]}}', destination=READ)
+                await client.send("DISCONNECT", receipt="bye")
+                await eventually("the UPDATE waits", lambda: _waits_for_a_lock(database))
+                assert "bye" not in client.subscriptions[0].receipts
+            await client.until(lambda: client.subscriptions[0].closed, "the close")
+            assert "bye" in client.subscriptions[0].receipts
+            assert await unread(database, "leaves") == []
+
     @pytest.mark.parametrize(
         ("body", "reason"),
         [
@@ -146,6 +160,17 @@ class TestAll:
             await client.read()
             assert await unread(database, "all") == [on_its_way]
             await client.until(lambda: set(client.subscriptions[0].ids("updated")) == set(seen), "the updates")
+
+    async def test_what_the_client_refused_is_not_in_all(self, running_gateway: Running, database: Database) -> None:
+        ids = [await insert(database, "refuses") for _ in range(3)]
+        client = running_gateway.subscriber("refuses", "client-individual")
+        client.acknowledge = False
+        async with client:
+            await client.until(lambda: len(client.messages) == 3, "what was unread")
+            for command, message in zip(("ACK", "NACK", "ACK"), client.messages, strict=True):
+                await client.send(command, id=message.headers["ack"])
+            await client.read()
+            assert await unread(database, "refuses") == [ids[1]]
 
     async def test_a_row_that_commits_while_all_is_being_marked_stays_unread(
         self, running_gateway: Running, database: Database

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rowbell.config import Settings
+from rowbell.config import Settings, environment_name
 
 if TYPE_CHECKING:
     from rowbell.embedded import EmbeddedPostgres, Home
@@ -58,6 +58,7 @@ def _settings(settings: Settings, home: Home, server: EmbeddedPostgres) -> Setti
 
 def _write_env(settings: Settings, home: Home, server: EmbeddedPostgres) -> None:
     """What a person sources: settings for the commands, and where they are."""
+    from rowbell.cli.serve import BROKERS
     from rowbell.embedded.home import exports, write_private
 
     environ = {
@@ -71,7 +72,8 @@ def _write_env(settings: Settings, home: Home, server: EmbeddedPostgres) -> None
     write_private(
         home.env_file,
         "# Made by `rowbell serve --embedded`. The database login owns the tables. An application would use:\n"
-        f"#   psql {server.url('app')}\n{exports(environ)}{places}\n",
+        f"#   psql {server.url('app')}\n{exports(environ)}{places}\n"
+        f"# What a pipeline may have left in this shell:\nunset {' '.join(map(environment_name, BROKERS))}\n",
     )
 
 

@@ -279,7 +279,7 @@ class EmbeddedPostgres:
     def _create_logins(self) -> None:
         passwords = {login: self.home.secret(login) for login in (logins.OWNER, *ROLES)}
         try:
-            logins.create(self._url(SUPERUSER), passwords, replicate=["gateway"])
+            logins.create(self._url(SUPERUSER), passwords, replicate=["gateway", logins.OWNER])
         except psycopg.OperationalError as error:
             raise DatabaseError(
                 f"the embedded PostgreSQL refuses us: {error}\nIf {self.home.path / 'secrets'} was deleted, its "

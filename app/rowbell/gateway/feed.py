@@ -98,7 +98,8 @@ class Feed:
 
     def given(self, epoch: UUID) -> Given:
         """What the client has: with `ack:auto` what was written to its socket, else what it has acknowledged."""
-        return Given(epoch, *self.subscription.given(), withheld=self._session.on_their_way(self))
+        withheld = {*self._session.on_their_way(self), *self._session.refused}
+        return Given(epoch, *self.subscription.given(), withheld=withheld)
 
     def _has_room(self) -> bool:
         return self._session.has_room() and self._is_acknowledged()

@@ -72,8 +72,10 @@ class Session:
         self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol)
         self._subscriptions: dict[str, Feed | Badge] = {}
         """Tracks subscription id → what it gives."""
-        self._marking = 0
-        """Tracks how much of what the client has marked as read is not written yet."""
+        self._marking: set[asyncio.Future[None]] = set()
+        """Tracks what the client has marked as read and is not written yet."""
+        self._refused: set[int] = set()
+        """Tracks the notifications that the client has refused (NACK) and not acknowledged since."""
         self._queue: deque[tuple[str, int]] = deque()
         """Tracks frames on their way to the socket, each with the id of what it delivers by being written."""
         self._queued = 0
@@ -136,6 +138,11 @@ class Session:
         waiting = (id for _, id in self._queue) if feed.auto else self.unacknowledged(feed)
         return [id for id in waiting if isinstance(id, int) and id > NO_DELIVERY]
 
+    @property
+    def refused(self) -> Collection[int]:
+        """The ids of what the client has refused: it has not got that either."""
+        return self._refused
+
     def close(self, code: int) -> None:
         """Write what is queued, then close; within CLOSE_TIMEOUT."""
         if self._closing is not None:
@@ -184,6 +191,7 @@ class Session:
                 self._acknowledge(event)
             case stomp.Nack():
                 # What a client refuses stays unread and undelivered: there is nothing to write.
+                self._refused.update(id for id in event.tokens if isinstance(id, int) and id != NO_DELIVERY)
                 self.send_receipt(event.receipt)
             case stomp.Disconnect():
                 await self._disconnect(event)
@@ -235,7 +243,7 @@ class Session:
         if event.destination != READ:
             self._fail(f"nothing can be sent to {event.destination}", f"Send to {READ}.", event.receipt)
             return
-        if self._marking >= MARKING:
+        if len(self._marking) >= MARKING:
             self._fail(f"a session has at most {MARKING} messages to {READ} in work", receipt=event.receipt)
             return
         feeds = [each for each in self._subscriptions.values() if isinstance(each, Feed)]
@@ -251,11 +259,11 @@ class Session:
         else:
             self._fail("all of what?", f"Subscribe to {NOTIFICATIONS} first: {ALL} marks what came.", event.receipt)
             return
-        self._marking += 1
+        self._marking.add(marked)
         marked.add_done_callback(lambda task: self._marked(task, event.receipt))
 
     def _marked(self, task: asyncio.Task[None], receipt: str | None) -> None:
-        self._marking -= 1
+        self._marking.discard(task)
         if not task.cancelled() and task.exception() is None:
             self.send_receipt(receipt)
 
@@ -264,6 +272,7 @@ class Session:
         for id in event.tokens:
             if isinstance(id, int) and id != NO_DELIVERY:
                 self._gateway.acknowledgements.add(id, self.user)
+                self._refused.discard(id)
         if event.receipt is not None:
             receipt = event.receipt
             written = self._gateway.acknowledgements.written()
@@ -274,8 +283,9 @@ class Session:
     async def _disconnect(self, event: stomp.Disconnect) -> None:
         if event.receipt is not None:
             # The receipt says that everything before it stands: acknowledgements, too. If not, none is sent.
-            written, _ = await asyncio.wait([self._gateway.acknowledgements.written()], timeout=CLOSE_TIMEOUT)
-            if written:
+            before = {self._gateway.acknowledgements.written(), *self._marking}
+            _, unwritten = await asyncio.wait(before, timeout=CLOSE_TIMEOUT)
+            if not unwritten:
                 self.send_receipt(event.receipt)
         self.close(NORMAL)
 

@@ -91,7 +91,7 @@ class Given:
     sent: Mapping[int, int]
     """Beyond these snapshots: id → version."""
     withheld: Collection[int]
-    """Ids that are excepted: they are on their way to the client, and it has not seen them."""
+    """Ids that are excepted: they are on their way to the client, or it refused them."""
 
 
 class Inbox:
