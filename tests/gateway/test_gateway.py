@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -304,26 +306,17 @@ class TestSession:
             assert [(await next_frame(opened)).headers["receipt-id"] for _ in range(2)] == ["one", "two"]
 
     async def test_who_asks_for_receipts_and_does_not_read_them_is_closed(self, running_gateway: Running) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", running_gateway.port, limit=1024)
-        key = "x3JJHMbDL1EzLkh9GBhXDw=="
-        writer.write(
-            f"GET /stomp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
-        )
-        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-        token = TOKENS.issue("deaf", 60)
-        writer.write(masked(f"CONNECT\naccept-version:1.2\nAuthorization:Bearer {token}\n\n\0"))
-        demand = masked(f"UNSUBSCRIBE\nid:none\nreceipt:{'r' * 8000}\n\n\0")
-        owed = 0
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(20):
-                while running_gateway.gateway._sessions or not owed:
-                    writer.write(demand)
-                    await writer.drain()
-                    await asyncio.sleep(0)
-                    owed = max([owed, *(s._owed for s in running_gateway.gateway._sessions)])
-        assert 0 < owed < 80_000
-        writer.transport.abort()
+        async with raw_socket(running_gateway, "deaf") as (_, writer):
+            demand = masked(f"UNSUBSCRIBE\nid:none\nreceipt:{'r' * 8000}\n\n\0")
+            owed = 0
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(20):
+                    while running_gateway.gateway._sessions or not owed:
+                        writer.write(demand)
+                        await writer.drain()
+                        await asyncio.sleep(0)
+                        owed = max([owed, *(s._owed for s in running_gateway.gateway._sessions)])
+            assert 0 < owed < 80_000
 
     async def test_a_client_that_does_not_acknowledge_is_sent_no_more_until_it_does(
         self, running_gateway: Running, database: Database
@@ -363,6 +356,22 @@ class TestSession:
                 return await delivered(database, "late") == {id}
 
             await eventually("it is recorded", recorded)
+
+
+@asynccontextmanager
+async def raw_socket(running: Running, user: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connected client that reads only what it is told to."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1024)
+    writer.write(
+        b"GET /stomp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n\r\n"
+    )
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(masked(f"CONNECT\naccept-version:1.2\nAuthorization:Bearer {TOKENS.issue(user, 60)}\n\n\0"))
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
 
 
 def masked(text: str) -> bytes:
@@ -430,6 +439,34 @@ class TestEnding:
         with pytest.raises(OSError, match="Connect call failed"):
             async with socket(running_gateway):
                 pass
+
+    async def test_a_client_that_does_not_read_does_not_hold_up_the_end(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title, body) "
+            "SELECT 'unreading', 'n', repeat('x', 16000) FROM generate_series(1, 2000)"
+        )
+        async with raw_socket(running_gateway, "unreading") as (_, writer):
+            writer.write(masked(f"SUBSCRIBE\nid:1\ndestination:{NOTIFICATIONS}\n\n\0"))
+            await eventually(
+                "its queue is full", lambda: any(not s.has_room() for s in running_gateway.gateway._sessions)
+            )
+            async with asyncio.timeout(6):
+                await running_gateway.stop()
+
+    async def test_a_terminal_that_is_closed_stops_the_gateway_as_an_administrator_does(
+        self, running_gateway: Running
+    ) -> None:
+        async with running_gateway.subscriber("terminal") as client:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await client.until(lambda: client.subscriptions[0].closed, "the close")
+            assert client.subscriptions[0].closed == 1012
+            await running_gateway.serving
+
+    async def test_a_gateway_that_does_not_sweep_is_not_ready(self, running_gateway: Running) -> None:
+        running_gateway.gateway._sweeper.swept_at -= 60
+        assert "not been swept for 6" in str(await running_gateway.gateway.ready())
 
     async def test_live_and_ready_tell_the_truth(self, running_gateway: Running, database: Database) -> None:
         base = f"http://127.0.0.1:{running_gateway.port}"

@@ -11,13 +11,17 @@ import psycopg
 import pytest
 
 from rowbell.gateway.badge import UNACKNOWLEDGED, rendered
+from rowbell.gateway.marks import IDS_OF_A_USER
 from rowbell.gateway.session import MARKING, SUBSCRIPTIONS
-from rowbell.inbox import MOST_UNREAD
+from rowbell.inbox import MOST_UNREAD, Given, Inbox
+from rowbell.inbox.schema import migrate
+from rowbell.notification import Change
 from tests.gateway.conftest import Running
 from tests.gateway.test_gateway import close_code, next_frame, say_hello, socket
 from tests.integration.processes import eventually
 from tests.integration.rows import insert, unread
 from tests.integration.subscriber import READ, UNREAD, Subscriber
+from tests.postgres_server import PostgresServer
 
 Database = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -73,7 +77,8 @@ class TestIds:
                 for _ in range(4):  # more than there are turns
                     await waits.send("SEND", f'{{"ids":{ids}}}', destination=READ, receipt="marked")
                 await goes_on.read(other)
-                assert await unread(database, "waits") == ids
+                assert await unread(database, "goes-on") == []
+                await eventually("the others are marked", lambda: _left(database, "waits", ids[:1]))
             await waits.until(lambda: waits.subscriptions[0].receipts.count("marked") == 4, "the receipts")
             assert await unread(database, "waits") == []
 
@@ -99,7 +104,7 @@ class TestIds:
             async with locked(database, id):
                 await client.send("SEND", f'{{"ids":[{id}]}}', destination=READ)
                 await client.send("DISCONNECT", receipt="bye")
-                await eventually("the UPDATE waits", lambda: _waits_for_a_lock(database))
+                await eventually("it waits", lambda: "leaves" in running_gateway.gateway._marks._tasks)
                 assert "bye" not in client.subscriptions[0].receipts
             await client.until(lambda: client.subscriptions[0].closed, "the close")
             assert "bye" in client.subscriptions[0].receipts
@@ -138,14 +143,94 @@ class TestIds:
             await opened.send("SEND\ndestination:/app/notifications/raed\n\n{}\0")
             assert READ in (await next_frame(opened)).body
 
-    async def test_what_waits_for_postgresql_is_bounded(self, running_gateway: Running, database: Database) -> None:
+    async def test_a_thousand_and_one_ids_are_refused(self, running_gateway: Running) -> None:
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            await opened.send(f"SEND\ndestination:{READ}\n\n" + '{"ids":[' + ",".join(["1"] * 1001) + "]}\0")
+            assert "Expected `array` of length <= 1000" in (await next_frame(opened)).body
+
+    async def test_what_waits_for_postgresql_is_bounded_for_each_user_however_often_they_reconnect(
+        self, running_gateway: Running, database: Database
+    ) -> None:
         id = await insert(database, "clicks")
+        refused = 0
+        async with locked(database, id):
+            for session in range(3):
+                async with socket(running_gateway) as opened:
+                    await say_hello(opened, "clicks")
+                    for n in range(8):
+                        first = id if session == n == 0 else 10**6 + 10_000 * session + 1000 * n
+                        ids = ",".join(map(str, [first, *range(10**9 + first, 10**9 + first + 999)]))
+                        await opened.send(f'SEND\ndestination:{READ}\n\n{{"ids":[{ids}]}}\0')
+                    await opened.send("UNSUBSCRIBE\nid:none\nreceipt:all-read\n\n\0")
+                    frame = await next_frame(opened)
+                    if frame.command == "ERROR":
+                        refused += 1
+                        assert "try again later" in frame.headers["message"]
+            assert refused == 2
+            assert running_gateway.gateway._marks._ids <= IDS_OF_A_USER
+
+        async def marked() -> bool:
+            return await unread(database, "clicks") == []
+
+        await eventually("what was taken is done", marked)
+        await eventually("nothing is kept", lambda: running_gateway.gateway._marks._ids == 0)
+
+    async def test_receipts_that_wait_for_postgresql_are_bounded(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        id = await insert(database, "receipts")
         async with socket(running_gateway) as opened, locked(database, id):
-            await say_hello(opened, "clicks")
-            frame = f'SEND\ndestination:{READ}\n\n{{"ids":[{id}]}}\0'
-            await opened.send(frame * MARKING)
-            await opened.send(frame)
-            assert str(MARKING) in (await next_frame(opened)).headers["message"]
+            await say_hello(opened, "receipts")
+            await opened.send(f'SEND\ndestination:{READ}\nreceipt:r\n\n{{"ids":[{id}]}}\0' * (MARKING + 1))
+            assert (await next_frame(opened)).command == "ERROR"
+
+    async def test_a_database_that_refuses_ends_the_session_that_asked_and_no_other(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        """An application may have triggers and CHECKs of its own."""
+        held, other = await insert(database, "held"), await insert(database, "not-held")
+        await database.execute("""
+            CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'legal hold'; END $$;
+            CREATE TRIGGER hold BEFORE UPDATE ON notification FOR EACH ROW WHEN (OLD.recipient_id = 'held')
+            EXECUTE FUNCTION hold()
+        """)
+        try:
+            async with (
+                running_gateway.subscriber("held") as client,
+                running_gateway.subscriber("not-held") as bystander,
+            ):
+                await client.send("SEND", f'{{"ids":[{held}]}}', destination=READ, receipt="never")
+                await client.until(lambda: client.subscriptions[0].closed, "the close")
+                assert client.subscriptions[0].closed == 1008
+                assert "the database refused" in client.errors[0].headers["message"]
+                assert "legal hold" not in str(client.errors[0])
+                await bystander.read(other)
+                assert await unread(database, "not-held") == []
+        finally:
+            await database.execute("DROP TRIGGER hold ON notification; DROP FUNCTION hold()")
+
+    async def test_a_row_that_sql_does_not_see_yet_is_marked_when_it_does(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        """The stream brings it while its commit waits for a synchronous standby; the receipt waits, too."""
+        async with running_gateway.subscriber("ahead") as client:
+            async with await psycopg.AsyncConnection.connect(database.info.dsn) as writer:
+                id = await insert(writer, "ahead")
+                cursor = await writer.execute("SELECT changed_tx, inserted_tx FROM notification WHERE id = %s", [id])
+                row = await cursor.fetchone()
+                assert row is not None
+                change = Change(id, "ahead", 1, int(row[1]), int(row[0]), f'"id":{id},"version":1}}')
+                running_gateway.gateway.deliver([change])
+                await client.until(lambda: id in client.seen, "the row, ahead of its visibility")
+                await client.send("SEND", f'{{"ids":[{id}]}}', destination=READ, receipt="ids")
+                await client.send("SEND", '{"all":true}', destination=READ, receipt="all")
+                await client.send("UNSUBSCRIBE", id="none", receipt="both-read")
+                await client.until(lambda: "both-read" in client.subscriptions[0].receipts, "both are in work")
+                assert "ids" not in client.subscriptions[0].receipts
+                await writer.commit()
+            await client.until(lambda: {"ids", "all"} <= set(client.subscriptions[0].receipts), "the receipts")
+            assert await unread(database, "ahead") == []
 
 
 class TestAll:
@@ -175,13 +260,13 @@ class TestAll:
     async def test_a_row_that_commits_while_all_is_being_marked_stays_unread(
         self, running_gateway: Running, database: Database
     ) -> None:
-        """The UPDATE waits for a locked row: what commits meanwhile, and what the lock's owner changed, is left."""
+        """It waits for a locked row: what commits meanwhile, and what the lock's owner changed, is left."""
         given = [await insert(database, "between") for _ in range(3)]
         async with running_gateway.subscriber("between") as client:
             await client.until(lambda: len(client.messages) == 3, "what was unread")
             async with locked(database, given[1]) as other:
                 await client.send("SEND", '{"all":true}', destination=READ, receipt="all")
-                await eventually("the UPDATE waits", lambda: _waits_for_a_lock(database))
+                await eventually("the others are marked", lambda: _left(database, "between", given[1:2]))
                 late = await insert(database, "between")
                 await other.execute("UPDATE notification SET title = 'Other' WHERE id = %s", [given[1]])
             await client.until(lambda: "all" in client.subscriptions[0].receipts, "the receipt")
@@ -213,6 +298,59 @@ class TestAll:
         async with running_gateway.subscriber("many") as client:
             await client.read()
         assert await unread(database, "many") == []
+
+    async def test_what_expired_before_it_was_shown_is_not_in_all(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title, expires_at) VALUES ('late-riser', 'Gone', now())"
+        )
+        async with running_gateway.subscriber("late-riser") as client:
+            assert client.messages == []
+            await client.read()
+            await database.execute(
+                "UPDATE notification SET expires_at = now() + interval '1 day' WHERE recipient_id = 'late-riser'"
+            )
+            assert len(await unread(database, "late-riser")) == 1
+
+    async def test_a_flood_of_all_from_one_client_leaves_others_their_turn(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title) SELECT 'flood', 'n' || n FROM generate_series(1, 3000) n"
+        )
+        flood = running_gateway.subscriber("flood", "client-individual")
+        flood.acknowledge = False
+        async with flood, socket(running_gateway) as other:
+            await say_hello(other, "calm")
+            again = f'\0SEND\ndestination:{READ}\n\n{{"all":true}}' * 800
+            await flood.send("SEND", '{"all":true}' + again, destination=READ)
+            await flood.send("UNSUBSCRIBE", id="none", receipt="flooded")
+            await other.send("UNSUBSCRIBE\nid:none\nreceipt:calm\n\n\0")
+            assert (await next_frame(other)).headers["receipt-id"] == "calm"
+            assert "flooded" not in flood.subscriptions[0].receipts, (
+                "the calm one has its turn before the flood is over"
+            )
+            await flood.until(lambda: "flooded" in flood.subscriptions[0].receipts, "the end of the flood", 60)
+            assert len(running_gateway.gateway._marks._pending) <= 1
+
+    async def test_without_statistics_all_is_marked_by_an_index(self, server: PostgresServer) -> None:
+        with server.database() as name:
+            migrate(server.url(name))
+            async with await psycopg.AsyncConnection.connect(server.url(name), autocommit=True) as sql:
+                await sql.execute("ALTER TABLE notification SET (autovacuum_enabled = off)")
+                await sql.execute(
+                    "INSERT INTO notification (recipient_id, title) SELECT 'new', 'n' FROM generate_series(1, 20000)"
+                )
+            inbox = Inbox.connect(server.url(name))
+            try:
+                epoch = await inbox.new_epoch()
+                now = (await inbox.tick(None, list)).snapshot
+                async with asyncio.timeout(20):  # it took minutes where the planner joined every row with every row
+                    assert await inbox.mark_given("new", Given(epoch, now, now, 0, {}, []))
+                assert await inbox.count_unread(["new"]) == {"new": 0}
+            finally:
+                await inbox.close()
 
     async def test_two_devices_that_mark_all_at_once_leave_nothing(
         self, running_gateway: Running, database: Database
@@ -286,6 +424,16 @@ class TestBadge:
                 "VALUES ('expires', 'Soon', now() + interval '2 seconds')"
             )
             await client.until_unread(1)
+            await client.until_unread(0)
+
+    async def test_a_row_that_expires_just_after_the_first_badge_came_leaves_the_number(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title, expires_at) "
+            "VALUES ('at-once', 'Soon', now() + interval '300 milliseconds')"
+        )
+        async with running_gateway.subscriber("at-once", badge=True) as client:
             await client.until_unread(0)
 
     async def test_a_badge_alone_is_told_what_the_bus_brings(
@@ -387,7 +535,5 @@ async def test_badges_count_as_subscriptions(running_gateway: Running) -> None:
         assert str(SUBSCRIPTIONS) in frame.headers["message"]
 
 
-async def _waits_for_a_lock(database: Database) -> bool:
-    cursor = await database.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    row = await cursor.fetchone()
-    return row is not None and row[0] != 0
+async def _left(database: Database, user: str, ids: list[int]) -> bool:
+    return await unread(database, user) == ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from uuid import uuid4
 
 import pytest
 from psycopg import Connection
@@ -12,11 +13,12 @@ from psycopg.rows import TupleRow
 from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import DatabaseError, DatabaseUnavailable, SettingsError
-from rowbell.inbox import Inbox
-from rowbell.inbox.connection import async_engine
+from rowbell.inbox import Given, Inbox
+from rowbell.inbox.connection import BoundedConnection, async_engine
 from rowbell.postgres import defaults
 from rowbell.snapshot import EMPTY
 from tests.inbox.writing import insert
+from tests.integration.proxy import Proxy
 from tests.postgres_server import PostgresServer, debian, migrated, running
 
 METHODS: dict[str, Callable[[Inbox], Awaitable[object]]] = {
@@ -26,6 +28,10 @@ METHODS: dict[str, Callable[[Inbox], Awaitable[object]]] = {
     "rows": lambda inbox: inbox.rows([1]),
     "record_deliveries": lambda inbox: inbox.record_deliveries([(1, "alice")]),
     "new_epoch": lambda inbox: inbox.new_epoch(),
+    "count_unread": lambda inbox: inbox.count_unread(["alice"]),
+    "expired": lambda inbox: inbox.expired(None, ["alice"]),
+    "mark_ids": lambda inbox: inbox.mark_ids("alice", [1], [1], uuid4()),
+    "mark_given": lambda inbox: inbox.mark_given("alice", Given(uuid4(), EMPTY, EMPTY, 0, {1: (1, 1)}, [])),
 }
 
 
@@ -251,3 +257,45 @@ def test_what_the_url_says_is_not_overridden() -> None:
 def test_a_url_that_libpq_does_not_understand_is_a_wrong_setting() -> None:
     with pytest.raises(SettingsError, match="ROWBELL_DATABASE_URL is not a URL that libpq understands"):
         Inbox.connect("postgresql://a/b?sslmod=require")
+
+
+async def test_a_connection_behind_which_nobody_is_is_given_up_and_replaced(
+    postgres: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends TCP in between acknowledges everything, so that no keep-alive tells."""
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 0.5)
+    async with Proxy(postgres.port) as proxy:
+        inbox = Inbox.connect(postgres.url(database, "a_gateway").replace(f":{postgres.port}/", f":{proxy.port}/"))
+        try:
+            await inbox.ping()
+            proxy.freeze()
+            async with asyncio.timeout(5):
+                try:
+                    await inbox.ping()  # a connection is tried before it is used, so this one may be a new one already
+                except DatabaseUnavailable:
+                    await inbox.ping()
+            assert proxy.accepted == 2
+        finally:
+            await inbox.close()
+
+
+async def test_a_transaction_whose_connection_goes_silent_midway_fails_in_time(
+    postgres: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 0.5)
+    async with Proxy(postgres.port) as proxy:
+        inbox = Inbox.connect(postgres.url(database, "a_gateway").replace(f":{postgres.port}/", f":{proxy.port}/"))
+        try:
+            await inbox.new_epoch()
+
+            def freeze() -> list[str]:
+                proxy.freeze()
+                return []
+
+            tick = await inbox.tick(None, list)
+            async with asyncio.timeout(5):
+                with pytest.raises(DatabaseUnavailable):
+                    await inbox.tick(tick.snapshot, freeze)
+                assert (await inbox.tick(tick.snapshot, list)).epoch is not None
+        finally:
+            await inbox.close()

@@ -11,6 +11,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self._target = target
         self._links: set[asyncio.StreamWriter] = set()
+        self._frozen: set[asyncio.StreamWriter] = set()
         self.accepted = 0
 
     async def __aenter__(self) -> Proxy:
@@ -27,6 +28,10 @@ class Proxy:
         for writer in tuple(self._links):
             writer.transport.abort()
 
+    def freeze(self) -> None:
+        """Carry nothing more on the connections there are now, and keep them open: behind each is nobody."""
+        self._frozen |= self._links
+
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
@@ -36,14 +41,14 @@ class Proxy:
         self.accepted += 1
         pair = {writer, there_writer}
         self._links |= pair
-        await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer), return_exceptions=True)
+        await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer), return_exceptions=True)
         for end in pair:
             end.transport.abort()
         self._links -= pair
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.transport.abort()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if writer not in self._frozen:
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()

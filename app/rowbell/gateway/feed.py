@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -95,6 +96,11 @@ class Feed:
         EVENTS_RESCUED.inc(len(deliveries))
         self.carry_out(Answer(deliveries))
         return len(deliveries)
+
+    def seen(self, ids: Collection[int]) -> Iterator[int]:
+        """The transactions in which the client was sent these, as far as they may be news to SQL."""
+        sent = self.subscription.ledger.sent
+        return (sent[id][1] for id in ids if id in sent)
 
     def given(self, epoch: UUID) -> Given:
         """What the client has: with `ack:auto` what was written to its socket, else what it has acknowledged."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -34,10 +34,14 @@ log = get_logger("gateway")
 
 BEAT = 1.0
 """Seconds between looks at all sessions for heart-beats: one timer for everybody."""
+CLOSE_TIMEOUT = 1.5
+"""Seconds that the clients of a stopping gateway have to read what is on the way to them."""
 STOP_WINDOW = 5.0
 """Seconds over which the sessions of a stopping gateway are closed, so that their clients do not all come at once."""
 FLUSH_TIMEOUT = 5.0
 """Seconds for the last acknowledgements to be written."""
+SWEEP_OVERDUE = 15.0
+"""Seconds without a sweep after which a gateway is not ready: what the stream loses would not arrive."""
 PROBE_TIMEOUT = 2.0
 """Seconds that PostgreSQL may take to answer the readiness probe."""
 
@@ -65,7 +69,7 @@ class Gateway:
         self._link = Link(bus, self.attendance, self.deliver)
         self._pager = Pager(inbox, self._epoch_seen)
         self._unread = Unread(inbox, self._registry)
-        self._marks = Marks()
+        self._marks = Marks(inbox)
         self._sweeper = Sweeper(
             inbox, self._registry, self._epoch_seen, self.attendance.note, self._unread.recount, streaming
         )
@@ -108,7 +112,9 @@ class Gateway:
             session.close(RESTARTING)
             await asyncio.sleep(min(0.005, STOP_WINDOW / len(sessions)))
         if serving := [task for task in self._sessions.values() if task is not None]:
-            await asyncio.wait(serving, timeout=FLUSH_TIMEOUT)
+            _, slow = await asyncio.wait(serving, timeout=CLOSE_TIMEOUT)
+            for task in slow:
+                task.cancel()
         if late := await self._marks.drain(FLUSH_TIMEOUT):
             log.warning("marks_not_made", marks=late)
         try:
@@ -119,11 +125,13 @@ class Gateway:
         log.info("gateway_stopped", sessions=len(sessions), cut=len(self._sessions))
 
     async def ready(self) -> str | None:
-        """None if SQL answers and the bus is connected; otherwise the reason, for whoever asks."""
+        """None if SQL answers, the sweep runs and the bus is connected; otherwise the reason, for whoever asks."""
         if self.stopping:
             return "stopping"
         if not self._link.connected:
             return "the bus is not connected"
+        if (silence := time.monotonic() - self._sweeper.swept_at) > SWEEP_OVERDUE:
+            return f"the table has not been swept for {silence:.0f} s"
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 await self._inbox.ping()
@@ -175,16 +183,27 @@ class Gateway:
         if one.recipient not in self._registry:
             self.attendance.note(one.recipient)
 
-    # Marking as read. The task is done when the rows are marked; it is carried out whether the session lasts or not.
+    # Marking as read; see `Marks`. It is carried out whether the session lasts or not.
 
-    def mark_ids(self, user: str, ids: Collection[int]) -> asyncio.Task[None]:
-        return self._marks.add(partial(self._inbox.mark_ids, user, ids))
+    def mark_ids(self, user: str, ids: Collection[int], feeds: Collection[Feed]) -> asyncio.Future[bool] | None:
+        """These rows, of which `feeds` may have shown some."""
+        if self._epoch is None:
+            return self._nothing_to_do()
+        seen = {tx for feed in feeds for tx in feed.seen(ids)}
+        return self._marks.mark_ids(user, ids, seen, self._epoch.id)
 
-    def mark_given(self, user: str, feeds: Collection[Feed]) -> asyncio.Task[None]:
+    def mark_given(self, user: str, feeds: Collection[Feed]) -> asyncio.Future[bool] | None:
         """All that the clients of these feeds have, and nothing that comes later."""
-        assert self._epoch is not None, "nobody has been given anything before the first sweep"
-        given = [feed.given(self._epoch.id) for feed in feeds]
-        return self._marks.add(*(partial(self._inbox.mark_given, user, each) for each in given))
+        if self._epoch is None:
+            return self._nothing_to_do()
+        given = {feed: feed.given(self._epoch.id) for feed in feeds}
+        return self._marks.mark_given(user, given, self._epoch.id)
+
+    def _nothing_to_do(self) -> asyncio.Future[bool]:
+        """Between two epochs nobody has been given anything, and every session is being closed."""
+        nothing: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        nothing.set_result(True)
+        return nothing
 
     # What happens.
 

@@ -6,13 +6,18 @@ from typing import Annotated
 
 import msgspec
 
+MOST_IDS = 1000
+"""Ids in one message; for more there is ALL."""
+
 ALL = '{"all":true}'
 
-ADVICE = f'The body must be {{"ids":[42,43]}}, with the ids of notifications, or {ALL}.'
+ADVICE = f'The body must be {{"ids":[42,43]}}, with at most {MOST_IDS} ids of notifications, or {ALL}.'
 
 
 class _Ids(msgspec.Struct, forbid_unknown_fields=True):
-    ids: list[Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]] | None = None
+    ids: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]], msgspec.Meta(max_length=MOST_IDS)] | None = (
+        None
+    )
     all: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import FrameType
@@ -112,10 +113,12 @@ async def serve(
         log_config=None,
         log_level="warning",  # below it stand lines with the query, and so with the token
         server_header=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=1,  # sessions are closed by then
     )
     logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
     server = GatewayServer(gateway, config, started)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal was closed; with nohup one goes on
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.handle_exit, signal.SIGHUP, None)
     web = asyncio.create_task(server.serve(sockets=[listener]), name="web")
     try:
         await gateway.run(web, beside or {})

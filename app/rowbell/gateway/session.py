@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rowbell.auth import bearer
@@ -54,7 +55,9 @@ A_RECEIPT = -1
 SUBSCRIPTIONS = 32
 """Of one session: each change of its user is written once for each."""
 MARKING = 1000
-"""Messages that mark rows as read, of one session, which may wait for PostgreSQL: more than anybody clicks."""
+"""Receipts of messages that mark rows as read, of one session, which may wait for PostgreSQL."""
+REFUSED = 5000
+"""Messages of one session, refused with NACK, that are remembered."""
 RECEIPT_CHARACTERS = 64 * 1024
 """Receipts that may wait for a client that asks for them and does not read."""
 
@@ -72,8 +75,8 @@ class Session:
         self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol)
         self._subscriptions: dict[str, Feed | Badge] = {}
         """Tracks subscription id → what it gives."""
-        self._marking: set[asyncio.Future[None]] = set()
-        """Tracks what the client has marked as read and is not written yet."""
+        self._marking: dict[asyncio.Future[bool], list[str]] = {}
+        """Tracks what the client has marked as read and is not written yet: → the receipts that wait for it."""
         self._refused: set[int] = set()
         """Tracks the notifications that the client has refused (NACK) and not acknowledged since."""
         self._queue: deque[tuple[str, int]] = deque()
@@ -191,12 +194,14 @@ class Session:
                 self._acknowledge(event)
             case stomp.Nack():
                 # What a client refuses stays unread and undelivered: there is nothing to write.
-                self._refused.update(id for id in event.tokens if isinstance(id, int) and id != NO_DELIVERY)
+                refused = (id for id in event.tokens if isinstance(id, int) and id != NO_DELIVERY)
+                self._refused.update(islice(refused, REFUSED - len(self._refused)))
                 self.send_receipt(event.receipt)
             case stomp.Disconnect():
                 await self._disconnect(event)
             case stomp.Send():
                 self._mark(event)
+                await asyncio.sleep(0)  # a message may hold a thousand, and each looks at all that was sent
             case stomp.Invalid():
                 self._fail(event.message, event.body, event.receipt)
 
@@ -243,28 +248,45 @@ class Session:
         if event.destination != READ:
             self._fail(f"nothing can be sent to {event.destination}", f"Send to {READ}.", event.receipt)
             return
-        if len(self._marking) >= MARKING:
-            self._fail(f"a session has at most {MARKING} messages to {READ} in work", receipt=event.receipt)
-            return
         feeds = [each for each in self._subscriptions.values() if isinstance(each, Feed)]
         try:
             ids = parse_read(event.body)
+            if ids is None:
+                self._check_that_all_is_known(feeds)
         except ValueError as problem:
-            self._fail(f"the message to {READ} cannot be read", str(problem), event.receipt)
+            self._fail(f"the message to {READ} cannot be obeyed", str(problem), event.receipt)
             return
-        if ids is not None:
-            marked = self._gateway.mark_ids(self.user, ids)
-        elif feeds:
+        if ids is None:
             marked = self._gateway.mark_given(self.user, feeds)
         else:
-            self._fail("all of what?", f"Subscribe to {NOTIFICATIONS} first: {ALL} marks what came.", event.receipt)
+            marked = self._gateway.mark_ids(self.user, ids, feeds)
+        if marked is None or sum(map(len, self._marking.values())) >= MARKING:
+            self._fail("more waits to be marked as read than is kept: try again later", receipt=event.receipt)
             return
-        self._marking.add(marked)
-        marked.add_done_callback(lambda task: self._marked(task, event.receipt))
+        if marked not in self._marking:
+            self._marking[marked] = []
+            marked.add_done_callback(self._marked)
+        if event.receipt is not None:
+            self._marking[marked].append(event.receipt)
 
-    def _marked(self, task: asyncio.Task[None], receipt: str | None) -> None:
-        self._marking.discard(task)
-        if not task.cancelled() and task.exception() is None:
+    def _check_that_all_is_known(self, feeds: list[Feed]) -> None:
+        """ValueError if one cannot say what the client has."""
+        if not feeds:
+            raise ValueError(f"All of what? Subscribe to {NOTIFICATIONS} first: {ALL} marks what came.")
+        if len(self._refused) >= REFUSED:
+            raise ValueError(f"{REFUSED} messages were refused with NACK; name the ids of what was read.")
+
+    def _marked(self, done: asyncio.Future[bool]) -> None:
+        receipts = self._marking.pop(done)
+        if done.cancelled():
+            return
+        if not done.result():
+            self._fail(
+                "the rows could not be marked as read: the database refused",
+                receipt=receipts[0] if receipts else None,
+                code=POLICY_VIOLATION,
+            )
+        for receipt in receipts:
             self.send_receipt(receipt)
 
     def _acknowledge(self, event: stomp.Ack) -> None:
@@ -283,8 +305,9 @@ class Session:
     async def _disconnect(self, event: stomp.Disconnect) -> None:
         if event.receipt is not None:
             # The receipt says that everything before it stands: acknowledgements, too. If not, none is sent.
-            before = {self._gateway.acknowledgements.written(), *self._marking}
+            before: set[asyncio.Future[Any]] = {self._gateway.acknowledgements.written(), *self._marking}
             _, unwritten = await asyncio.wait(before, timeout=CLOSE_TIMEOUT)
+            await asyncio.sleep(0)  # receipts of what was waited for come first
             if not unwritten:
                 self.send_receipt(event.receipt)
         self.close(NORMAL)

@@ -82,7 +82,7 @@ class Given(NamedTuple):
     floor: Snapshot
     first: Snapshot
     through: int
-    sent: dict[int, int]
+    sent: dict[int, tuple[int, int]]
 
 
 class Sweep(NamedTuple):
@@ -183,7 +183,7 @@ class Subscription:
     def given(self) -> Given:
         """What has been sent by now, as snapshots and versions."""
         through = self._ids[self._next - 1] if self._next else 0
-        return Given(self.ledger.floor, self._first, through, {id: sent[0] for id, sent in self.ledger.sent.items()})
+        return Given(self.ledger.floor, self._first, through, dict(self.ledger.sent))
 
     # How it is done.
 

@@ -8,6 +8,7 @@ merely on its way still arrives by itself.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -61,6 +62,8 @@ class Sweeper:
         self._found: Sweep | None = None
         """Tracks what the last sweep found, until it has been offered."""
         self._at_once = asyncio.Event()
+        self.swept_at = time.monotonic()
+        """When the last sweep ended."""
         self.snapshot = EMPTY
         """The newest snapshot: what replicated 32-bit transaction ids are widened against."""
 
@@ -108,6 +111,7 @@ class Sweeper:
             self._found = _by_recipient(self._previous, tick)
             self._changed({key.recipient_id for key in tick.keys})
         self._previous = self.snapshot = tick.snapshot
+        self.swept_at = time.monotonic()
 
     async def _offer(self, sweep: Sweep) -> None:
         """Raise the floor of every feed that was sent all of it; read and give what the others miss."""

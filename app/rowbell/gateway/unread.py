@@ -56,7 +56,8 @@ class Unread:
             await asyncio.sleep(EXPIRY_INTERVAL)
             if counted := self._badges.recipients():
                 look = partial(self._inbox.expired, self._looked_at, counted)
+                first_look = self._looked_at is None
                 self._looked_at, expired = await until_answered(look)
-                self.recount(expired)
+                self.recount(counted if first_look else expired)
             else:
                 self._looked_at = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import psycopg
 from sqlalchemy import exc
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from rowbell.errors import DatabaseError, DatabaseUnavailable
 from rowbell.postgres import ENCODING, defaults, encoding_complaint, shown
@@ -20,6 +23,9 @@ SESSION = (
     "SET search_path = public"
 )
 """Sent once per connection. Not as libpq `options`, which poolers such as PgBouncer refuse."""
+
+ANSWER_SECONDS = 30.0
+"""How long one answer of the server may take. The slowest question, a pass over a million rows, takes 2."""
 
 POOL_TIMEOUT = 10.0
 """Seconds to wait for a connection of the pool before PostgreSQL counts as unavailable."""
@@ -47,7 +53,7 @@ def async_engine(database_url: str, pool_size: int, application_name: str) -> As
     async def connect(**_: object) -> psycopg.AsyncConnection[Any]:
         # Prepared on the server, a statement would fail for ever in its session when a column's type changes; parsing
         # it each time costs less than the measurement's noise (0.1 of 2.3 ms a tick).
-        connection = await psycopg.AsyncConnection.connect(database_url, **parameters, prepare_threshold=None)
+        connection = await BoundedConnection.connect(database_url, **parameters, prepare_threshold=None)
         try:
             if complaint := encoding_complaint(connection.info.parameter_status("server_encoding") or ENCODING):
                 raise DatabaseError(f"{shown(database_url)}: {complaint}")
@@ -67,6 +73,40 @@ def async_engine(database_url: str, pool_size: int, application_name: str) -> As
         pool_pre_ping=True,
         use_native_hstore=False,
     )
+
+
+class BoundedConnection(psycopg.AsyncConnection[Any]):
+    """A connection that is given up when the server does not answer for `answer_seconds`.
+
+    Whatever ends TCP between (a proxy, a load balancer) keeps a connection alive behind which nobody is, and neither
+    keep-alive nor `tcp_user_timeout` tells. A statement that was cancelled would wait for the server's word, too.
+    """
+
+    answer_seconds = ANSWER_SECONDS
+
+    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        limit = asyncio.get_running_loop().call_later(self.answer_seconds, self._give_up)
+        try:
+            return await super().wait(gen, interval, timeout)
+        finally:
+            limit.cancel()
+
+    def _give_up(self) -> None:
+        """As if the server had closed it: whoever waits sees the end at once, and the pool throws it away."""
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as link:
+            link.shutdown(socket.SHUT_RDWR)
+
+
+@asynccontextmanager
+async def patiently(connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+    """Each answer on this connection may take so long meanwhile."""
+    raw = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(raw, BoundedConnection)
+    raw.answer_seconds = seconds
+    try:
+        yield
+    finally:
+        del raw.answer_seconds
 
 
 @contextmanager

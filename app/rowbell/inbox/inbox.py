@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rowbell.inbox import statements
-from rowbell.inbox.connection import async_engine, translated
+from rowbell.inbox.connection import async_engine, patiently, translated
 from rowbell.inbox.epoch import Epoch, renew
 from rowbell.notification import Change, Notification, change_of
 from rowbell.snapshot import EMPTY, Snapshot
@@ -24,6 +24,9 @@ UNFILTERED = 5000
 OF_ONE = 1000
 """Keys of one recipient that a tick reads then. Who has that many is not followed key by key, but reads pages."""
 
+NEW_EPOCH_SECONDS = 600.0
+"""How long one answer may take while a new epoch is made: every row that a restore brought may have to be written, and
+the gateways wait for each other."""
 MOST_UNREAD = 1000
 """The highest count of unread rows that is told; beyond it a count says that there are more."""
 MARKED_AT_ONCE = 5000
@@ -88,8 +91,8 @@ class Given:
     first: Snapshot
     """Of what is visible here the rows with an id up to `through`: a replay has come so far."""
     through: int
-    sent: Mapping[int, int]
-    """Beyond these snapshots: id → version."""
+    sent: Mapping[int, tuple[int, int]]
+    """Beyond these snapshots: id → (version, transaction)."""
     withheld: Collection[int]
     """Ids that are excepted: they are on their way to the client, or it refused them."""
 
@@ -176,14 +179,20 @@ class Inbox:
 
     # Writing.
 
-    async def mark_ids(self, recipient: str, ids: Collection[int]) -> None:
-        """Mark as read those of these rows that are the recipient's, shown to clients and unread."""
-        async with _transaction(self._engine) as connection:
-            await connection.execute(statements.GIVE_UP_LOCKS)
-            await connection.execute(statements.MARK_IDS, {"recipient": recipient, "ids": list(ids)})
+    async def mark_ids(self, recipient: str, ids: Collection[int], seen: Collection[int], epoch: UUID) -> bool:
+        """Mark as read those of these rows that are the recipient's, shown to clients and unread.
 
-    async def mark_given(self, recipient: str, given: Given) -> None:
-        """Mark as read what the recipient's client has been given, and nothing that it has not.
+        `seen` are the transactions, of the epoch, in which the client saw them. False: some cannot be marked at
+        present, because somebody has locked them or SQL does not see what the client saw. Call it again.
+        """
+        async with _transaction(self._engine) as connection:
+            if await connection.scalar(statements.UNSEEN_OF, {"seen": list(seen), "epoch": epoch}):
+                return False
+            parameters = {"recipient": recipient, "ids": list(ids)}
+            return bool(await connection.scalar(statements.MARK_IDS, parameters))
+
+    async def mark_given(self, recipient: str, given: Given) -> bool:
+        """Mark as read what the recipient's client has been given, and nothing that it has not. False as above.
 
         In transactions of MARKED_AT_ONCE rows: interrupted anywhere, it can be called again.
         """
@@ -196,15 +205,20 @@ class Inbox:
             "first_xip": list(given.first.xip),
             "through": given.through,
             "ids": list(given.sent),
-            "versions": list(given.sent.values()),
+            "versions": [version for version, _ in given.sent.values()],
             "withheld": list(given.withheld),
             "most": MARKED_AT_ONCE,
         }
+        seen = {"seen": list({tx for _, tx in given.sent.values()}), "epoch": given.epoch}
         after: int | None = 0
+        all_of_them = True
         while after is not None:
             async with _transaction(self._engine) as connection:
-                await connection.execute(statements.GIVE_UP_LOCKS)
-                after = await connection.scalar(statements.MARK_GIVEN, parameters | {"after": after})
+                if await connection.scalar(statements.UNSEEN_OF, seen):
+                    return False
+                after, whole = (await connection.execute(statements.MARK_GIVEN, parameters | {"after": after})).one()
+            all_of_them = all_of_them and whole
+        return all_of_them
 
     async def record_deliveries(self, deliveries: Collection[tuple[int, str]]) -> None:
         """Remember that these (notification id, user) were handed over; again is the same as once."""
@@ -216,7 +230,7 @@ class Inbox:
 
     async def new_epoch(self) -> UUID:
         """Begin the epoch that `tick` or `take_pass` found missing; of several gateways one does. Returns its id."""
-        async with _transaction(self._engine) as connection:
+        async with _transaction(self._engine) as connection, patiently(connection, NEW_EPOCH_SECONDS):
             return await connection.run_sync(renew, self._refused)
 
     async def _now(self, connection: AsyncConnection, newest: int) -> tuple[Snapshot, Epoch | None]:

@@ -32,6 +32,7 @@ PARAMETERS = (
     bindparam("after", type_=BigInteger),
     bindparam("versions", type_=ARRAY(BigInteger)),
     bindparam("withheld", type_=ARRAY(BigInteger)),
+    bindparam("seen", type_=ARRAY(BigInteger)),
 )
 
 
@@ -124,36 +125,46 @@ EXPIRED = _statement("""
 """)
 """Whose rows have left the unread query since by themselves."""
 
-GIVE_UP_LOCKS = text("SELECT set_config('lock_timeout', '2s', true)")
-"""For the transaction: somebody else's open transaction must not hold up whoever marks after this one."""
+UNSEEN_OF = _statement(f"""
+    SELECT count(*) FROM unnest(:seen) AS tx WHERE NOT pg_visible_in_snapshot(tx::text::xid8, pg_current_snapshot())
+    AND EXISTS (SELECT FROM rowbell_epoch WHERE epoch = :epoch AND {HOLDS})
+""")
+"""How many of these transactions of an epoch SQL does not see yet: the log is decoded before a commit is visible, and
+stays ahead for as long as the commit waits for a synchronous standby."""
 
-UNREAD_OF = "SELECT id FROM notification WHERE recipient_id = :recipient AND read_at IS NULL AND channel = 'IN_APP'"
+UNREAD_OF = """SELECT id FROM notification
+    WHERE recipient_id = :recipient AND read_at IS NULL AND channel = 'IN_APP'"""
+LOCK = "ORDER BY id FOR NO KEY UPDATE SKIP LOCKED"
+"""What somebody has locked is passed over and tried again: nobody waits for it, and nothing can deadlock."""
 MARK = "UPDATE notification SET read_at = now() FROM marked WHERE notification.id = marked.id"
 
 MARK_IDS = _statement(f"""
-    WITH marked AS ({UNREAD_OF} AND id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE) {MARK}
+    WITH eligible AS ({UNREAD_OF} AND id = ANY(:ids)),
+    marked AS ({UNREAD_OF} AND id = ANY(:ids) {LOCK}),
+    updated AS ({MARK})
+    SELECT (SELECT count(*) FROM eligible) = (SELECT count(*) FROM marked) AS all_of_them
 """)
-"""Locked in one order, or two devices that mark the same rows deadlock."""
 
-GIVEN = f"""{UNREAD_OF}
+GIVEN = f"""{UNREAD_OF} AND (expires_at IS NULL OR expires_at > now())
     AND (
         (changed_tx < :floor_xmax AND changed_tx <> ALL(:floor_xip))
         OR (id <= :through AND changed_tx < :first_xmax AND changed_tx <> ALL(:first_xip))
         OR (id, version) IN (SELECT id, version FROM unnest(:ids, :versions) AS sent (id, version))
     )
-    AND id <> ALL(:withheld) AND EXISTS (SELECT FROM rowbell_epoch WHERE epoch = :epoch AND {HOLDS})
+    AND id > :after AND id <> ALL(:withheld)
+    AND EXISTS (SELECT FROM rowbell_epoch WHERE epoch = :epoch AND {HOLDS})
 """
-"""What a subscription's ledger says was sent."""
+"""What a subscription's ledger says was sent. A row that expired before was not."""
 
 MARK_GIVEN = _statement(f"""
-    WITH portion AS ({GIVEN} AND id > :after ORDER BY id LIMIT :most),
-    marked AS ({GIVEN} AND id IN (SELECT id FROM portion) ORDER BY id FOR NO KEY UPDATE),
+    WITH portion AS ({GIVEN} ORDER BY id LIMIT :most),
+    marked AS ({GIVEN} AND id <= (SELECT max(id) FROM portion) {LOCK}),
     updated AS ({MARK})
-    SELECT max(id) FROM portion
+    SELECT (SELECT max(id) FROM portion) AS last,
+           (SELECT count(*) FROM portion) = (SELECT count(*) FROM marked) AS all_of_them
 """)
-"""A portion of what was given; the value is where it ends, NULL when nothing is left. The condition stands at the lock
-too: PostgreSQL checks it again on a row that changed meanwhile, so that a version that was not given is never marked.
-"""
+"""A portion of what was given, and where it ends (NULL: nothing is left). The condition stands at the lock too: there
+PostgreSQL checks it again on a row that changed meanwhile, so that a version that was not given is never marked."""
 
 RECORD_DELIVERIES = _statement("""
     INSERT INTO notification_delivery (notification_id, user_id)
