@@ -20,6 +20,14 @@ PREFIX = "ROWBELL_"
 MIN_SECRET_BYTES = 32
 """RFC 7518, section 3.2: a key of at least the hash's size must be used with HS256."""
 
+JWT_ALGORITHMS = (
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+)  # fmt: skip
+"""Every algorithm a token may be signed with, by the names of RFC 7518, 3.1, and RFC 8037."""
+
+NO_USER_CLAIMS = {"iss", "aud", "exp", "nbf", "iat", "jti", "topics"}
+"""Claims that cannot name a user: they have another meaning."""
+
 LOCAL_SCHEMES = {"postgresql", "postgres", "unix"}
 """Their URLs may do without a host: a socket of this machine is meant."""
 
@@ -68,6 +76,24 @@ def _secret(value: str) -> str:
     return value
 
 
+def _file_or_url(value: str) -> str:
+    return _url("http", "https")(value) if "://" in value else value
+
+
+def _algorithms(value: str) -> str:
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in JWT_ALGORITHMS:
+            raise ValueError(f"{name!r} is none of {', '.join(JWT_ALGORITHMS)}")
+    return ",".join(names)
+
+
+def _user_claim(value: str) -> str:
+    if value in NO_USER_CLAIMS:
+        raise ValueError(f"{value} has another meaning and names nobody")
+    return value
+
+
 def _servers(value: str) -> str:
     for server in value.split(","):
         host, _, port = server.strip().rpartition(":")
@@ -107,6 +133,10 @@ def hide_password(url: str) -> str:
 def _hide_pair(pair: str) -> str:
     key = pair.partition("=")[0]
     return f"{key}={STARS}" if re.search("pass|secret|token", unquote(key), re.IGNORECASE) else pair
+
+
+def _hide_in_url(value: str) -> str:
+    return hide_password(value) if "://" in value else value
 
 
 def _hide_all(value: str) -> str:
@@ -165,6 +195,30 @@ class Settings:
         _secret,
         hide=_hide_all,
     )
+    jwt_public_key_file: str | None = _setting(
+        "a PEM file with the public keys of tokens, one or several", "/etc/rowbell/issuer.pem"
+    )
+    jwt_jwks: str | None = _setting(
+        "where the issuer lists the public keys of its tokens: the URL or the file of a JWKS",
+        "https://login.example.org/.well-known/jwks.json",
+        _file_or_url,
+        hide=_hide_in_url,
+    )
+    jwt_algorithms: str | None = _setting(
+        "the algorithms that tokens may be signed with, with commas; unset: each that suits the keys",
+        "RS256,ES256",
+        _algorithms,
+    )
+    jwt_issuer: str | None = _setting(
+        "what the claim `iss` of a token must be; unset: it is not looked at", "https://login.example.org/"
+    )
+    jwt_audience: str | None = _setting(
+        "what the claim `aud` of a token must be, or hold; unset: a token with that claim is refused", "rowbell"
+    )
+    jwt_leeway: int = _setting(
+        "seconds by which the clocks of the issuer and of this machine may differ", "5", _whole(0, 300), default=5
+    )
+    jwt_user_claim: str = _setting("the claim of a token that names the user", "sub", _user_claim, default="sub")
     host: str = _setting(
         "the address that a gateway, and the metrics of every process, listen on", "127.0.0.1", default="127.0.0.1"
     )

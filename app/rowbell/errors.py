@@ -10,6 +10,7 @@
     ├── BusUnavailable                the bus is away, or did not confirm in time
     ├── UndecodableRecord             a record of the change topic that is not a change of `notification`
     └── TokenError                    a token is missing, malformed, expired, or not ours
+        └── KeysUnavailable           it cannot be checked at present, for no fault of the client's
 
 Protocol errors of STOMP peers live in `rowbell.stomp`, which imports nothing of ours.
 """
@@ -56,3 +57,7 @@ class UndecodableRecord(RowbellError):
 
 class TokenError(RowbellError):
     """The token is missing, malformed, expired, or was not signed with our key."""
+
+
+class KeysUnavailable(TokenError):
+    """The token cannot be checked at present, for no fault of the client's: try again."""

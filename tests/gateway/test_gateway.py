@@ -164,7 +164,7 @@ class TestRefusals:
             assert await close_code(opened) == 1002
 
     @pytest.mark.parametrize(
-        "frame", ["SEND\ndestination:/app/x\n\n\0", "BEGIN\ntransaction:t\n\n\0", "NONSENSE\n\n\0"]
+        "frame", ["SEND\ndestination:/app/x\n\n\0", "COMMIT\ntransaction:t\n\n\0", "NONSENSE\n\n\0"]
     )
     async def test_what_is_not_obeyed_is_an_error(self, running_gateway: Running, frame: str) -> None:
         async with socket(running_gateway) as opened:

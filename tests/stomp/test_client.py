@@ -93,6 +93,22 @@ def test_several_frames_in_one_message_and_beats_between_them():
     assert client.next_event() is None
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_transaction(version):
+    client = connected(version)
+    client.receive_data(MESSAGE)
+    message = client.next_event()
+    assert isinstance(message, Message)
+    named = "id:a" if version == "1.2" else "message-id:m\nsubscription:s"
+
+    assert client.begin("t", receipt="r") == "BEGIN\ntransaction:t\nreceipt:r\n\n\0"
+    assert client.ack(message, transaction="t") == f"ACK\n{named}\ntransaction:t\n\n\0"
+    assert client.nack(message, transaction="t") == f"NACK\n{named}\ntransaction:t\n\n\0"
+    assert client.send("/x", transaction="t") == "SEND\ndestination:/x\ntransaction:t\n\n\0"
+    assert client.commit("t", receipt="r") == "COMMIT\ntransaction:t\nreceipt:r\n\n\0"
+    assert client.abort("t", receipt="r") == "ABORT\ntransaction:t\nreceipt:r\n\n\0"
+
+
 @pytest.mark.parametrize(
     "octets",
     [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +30,9 @@ READABLE = {
     "CR LF without headers": (b"DISCONNECT\r\n\r\n\0", Frame("DISCONNECT", {})),
     "CR LF, and a blank line of LF in the body": (b"SEND\r\n\r\na\n\nb\0", Frame("SEND", {}, b"a\n\nb")),
     "LF, and a blank line of CR LF in the body": (b"SEND\n\na\n\r\nb\0", Frame("SEND", {}, b"a\n\r\nb")),
+    "CR LF, and a body that begins with LF": (b"SEND\r\n\r\n\nb\0", Frame("SEND", {}, b"\nb")),
+    "CR LF, and a blank line of LF": (b"SEND\r\na:b\r\n\nc\0", Frame("SEND", {"a": "b"}, b"c")),
+    "LF, and a blank line of CR LF": (b"SEND\na:b\n\r\n\nc\0", Frame("SEND", {"a": "b"}, b"\nc")),
     "heart-beats before it": (b"\n\r\n\n\nSEND\n\n\0", Frame("SEND", {})),
     "spaces in headers are part of them": (b"SEND\n a : b \n\n\0", Frame("SEND", {" a ": " b "})),
     "an empty value": (b"SEND\na:\n\n\0", Frame("SEND", {"a": ""})),
@@ -157,6 +158,29 @@ def test_a_thousand_frames_may_come_in_one_message():
     assert read([b"ACK\nid:1\n\n\0\n" * 1000]) == [Frame("ACK", {"id": "1"})] * 1000
 
 
+@pytest.mark.parametrize(
+    "frames",
+    [
+        b"ACK\n\n\0\n" * 2000,
+        b"ACK\r\n\r\n\0\r\n" * 2000,
+        b"ACK\n\n\0" * 1000 + b"ACK\r\n\r\n\0" * 1000,
+        b"ACK\r\n\r\n\0" * 1000 + b"ACK\n\n\0" * 1000,
+        b"ACK\n\n\0\nACK\r\n\r\n\0\r\n" * 1000,
+    ],
+    ids=["LF", "CR LF", "LF, then CR LF", "CR LF, then LF", "in turns"],
+)
+def test_a_frame_costs_no_search_through_all_that_came_with_it(frames):
+    """A message of 64 KiB of small frames would hold up everybody else for a tenth of a second and more."""
+    parser = Parser(FRAME_LIMIT)
+    parser.feed(frames)
+    parser._buffer = counted = CountingBytes(frames)
+
+    while parser.next_frame() is not None:
+        pass
+
+    assert counted.looked_at < 10 * len(frames)
+
+
 def test_octets_that_come_one_by_one_are_not_searched_again_and_again():
     """Of a frame of 64 KiB that comes octet by octet, each octet is looked at a few times, not 64 Ki times."""
     parser = CountingParser(FRAME_LIMIT)
@@ -177,29 +201,34 @@ def test_garbage_is_refused_and_nothing_else_is_raised(chunks):
     assert all(frame.command.strip("\r\n") for frame in frames)
 
 
-@given(data=st.data(), version=st.sampled_from(VERSIONS))
+@pytest.mark.parametrize("version", VERSIONS)
+@given(data=st.data())
 def test_what_was_written_is_read(data, version):
     # Given
     carried = st.text(st.characters(exclude_characters=UNCARRIED[version], exclude_categories=["Cs"]))
     names = carried.filter(bool) if version != "1.0" else carried.map(lambda name: name.replace(":", "")).filter(bool)
-    headers = data.draw(st.dictionaries(names.filter(lambda name: name != "content-length"), carried, max_size=5))
-    body = data.draw(st.text(st.characters(exclude_categories=["Cs"])))
+    headers = st.dictionaries(names.filter(lambda name: name != "content-length"), carried, max_size=5)
+    bodies = st.text(st.characters(exclude_categories=["Cs"]))
+    written = data.draw(st.lists(st.tuples(st.sampled_from(["SEND", "ACK", "A-Z"]), headers, bodies), max_size=4))
 
     # When
-    octets = encode("SEND", headers.items(), body, version).encode()
-    frame, after = read(cut(data, octets + b"SEND\n\n\0"), version=version)
+    frames = [encode(command, headers.items(), body, version) for command, headers, body in written]
+    between = [data.draw(st.sampled_from(["", "\n", "\r\n", "\n\r\n\n"])) for _ in frames]
+    stream = "".join(map("".join, zip(between, frames, strict=True)))
+    read_back = read(cut(data, stream), version=version)
 
     # Then
-    length = {"content-length": str(len(body.encode()))} if body else {}
-    assert frame == Frame("SEND", headers | length, body.encode())
-    assert after == Frame("SEND", {})
+    assert read_back == [
+        Frame(command, headers | ({"content-length": str(len(body.encode()))} if body else {}), body.encode())
+        for command, headers, body in written
+    ]
 
 
 @given(data=st.data(), frames=st.lists(st.sampled_from(list(READABLE.values()))))
 def test_any_cut_of_any_frames_gives_the_same_frames(data, frames):
-    octets = b"\n".join(octets for octets, _ in frames)
+    stream = b"\n".join(octets for octets, _ in frames).decode()
 
-    assert read(cut(data, octets)) == [frame for _, frame in frames]
+    assert read(cut(data, stream)) == [frame for _, frame in frames]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -252,10 +281,29 @@ def read(chunks: list[bytes | str], version: str = "1.2") -> list[Frame]:
     return frames
 
 
-def cut(data: st.DataObject, octets: bytes) -> list[bytes]:
-    """`octets`, cut into messages anywhere."""
-    places = data.draw(st.lists(st.integers(0, len(octets)), max_size=20).map(sorted))
-    return [octets[start:end] for start, end in pairwise([0, *places, len(octets)])]
+def cut(data: st.DataObject, stream: str) -> list[bytes | str]:
+    """A stream, cut into messages anywhere: the binary ones inside a character, too."""
+    places = data.draw(st.lists(st.tuples(st.integers(0, len(stream)), st.booleans()), max_size=20).map(sorted))
+    pieces: list[bytes | str] = []
+    start = 0
+    for end, binary in [*places, (len(stream), False)]:
+        piece = stream[start:end]
+        start = end
+        half = data.draw(st.integers(0, len(piece.encode()))) if binary else 0
+        pieces += [piece.encode()[:half], piece.encode()[half:]] if binary else [piece]
+    return pieces
+
+
+class CountingBytes(bytes):
+    """Counts the octets that searches go through."""
+
+    looked_at = 0
+
+    def find(self, sought: bytes | int, start: int = 0, end: int | None = None) -> int:
+        end = len(self) if end is None else end
+        found = super().find(sought, start, end)
+        self.looked_at += (end if found < 0 else found) - start
+        return found
 
 
 class CountingParser(Parser):

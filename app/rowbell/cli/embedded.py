@@ -51,6 +51,9 @@ def _settings(settings: Settings, home: Home, server: EmbeddedPostgres) -> Setti
         database_url=server.url("gateway"),
         page_database_url=server.url("app"),
         jwt_secret=home.secret("jwt"),
+        jwt_public_key_file=None,
+        jwt_jwks=None,
+        jwt_algorithms=None,
         redis_url=None,
         rabbitmq_url=None,
     )

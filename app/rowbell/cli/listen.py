@@ -65,7 +65,7 @@ def _token_source(args: argparse.Namespace, settings: Settings) -> Callable[[], 
 
     if args.token:
         return lambda: str(args.token)
-    tokens = Tokens.of(settings)
+    tokens = Tokens.for_issuing(settings)
     return lambda: tokens.issue(args.user, TOKEN_LIFETIME)
 
 

@@ -81,8 +81,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _is_pipeline(settings: Settings) -> bool:
     """Do the settings name a pipeline's brokers? SettingsError if they do not suffice for what they name."""
+    from rowbell.auth import SOURCES
+
     try:
-        settings.require("database_url", "jwt_secret")
+        settings.require("database_url", *(() if any(getattr(settings, name) for name in SOURCES) else ("jwt_secret",)))
     except SettingsError as error:
         raise SettingsError(f"{error}\nTo try it without any setting: rowbell serve --embedded") from None
     named = [name for name in BROKERS if getattr(settings, name)]
@@ -145,7 +147,8 @@ async def _serve(settings: Settings, beside: Beside, started: Callable[[Settings
         inbox = Inbox.connect(str(settings.database_url))
         opened.push_async_callback(inbox.close)
         gateway = Gateway(inbox, around.presence, around.bus, tokens, around.streaming)
-        await serve(gateway, listener, _page(settings, tokens), around.beside | beside, lambda: started(settings))
+        running = {"keys": tokens.run} | around.beside | beside
+        await serve(gateway, listener, _page(settings, tokens), running, lambda: started(settings))
 
 
 def _pipeline(settings: Settings, opened: AsyncExitStack) -> Around:
@@ -179,6 +182,8 @@ def _page(settings: Settings, tokens: Tokens) -> list[BaseRoute]:
     """The routes of the page, where it is switched on."""
     if settings.page_database_url is None:
         return []
+    if not tokens.can_issue:
+        settings.require("jwt_secret")  # the page issues tokens
     from rowbell.page import routes
 
     return routes(settings.page_database_url, tokens, hosts=[settings.host])

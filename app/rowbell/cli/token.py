@@ -11,7 +11,8 @@ EXAMPLE = """example:
   rowbell token alice --ttl 8h
   websocat "ws://127.0.0.1:8114/ws?token=$(rowbell token alice)"
 
-In production your login service issues the tokens: HS256 with the same key, claims `sub` and `exp`."""
+In production your login service issues the tokens, with the same key or with a key pair whose public key the gateways
+know (ROWBELL_JWT_PUBLIC_KEY_FILE, ROWBELL_JWT_JWKS): claims `sub` and `exp`. This command needs the secret."""
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MAX_TTL = 365 * UNITS["d"]
@@ -23,7 +24,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "token",
         help="print a token for a user",
-        description="Print a token for USER, and nothing else, signed with ROWBELL_JWT_SECRET.",
+        description="Print a token for USER, and nothing else, signed with ROWBELL_JWT_SECRET. It has the claims that "
+        "the settings ask for (ROWBELL_JWT_ISSUER, ROWBELL_JWT_AUDIENCE, ROWBELL_JWT_USER_CLAIM).",
         epilog=EXAMPLE,
     )
     parser.add_argument("user", metavar="USER", help="the user, as in recipient_id")
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print the token. SettingsError without a key; TokenError if USER cannot be a recipient."""
     from rowbell.auth import Tokens
 
-    print(Tokens.of(settings).issue(args.user, lifetime=args.ttl))
+    print(Tokens.for_issuing(settings).issue(args.user, lifetime=args.ttl))
     return 0
 
 

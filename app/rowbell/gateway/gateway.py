@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rowbell.auth import Tokens
+from rowbell.auth import Identity, Tokens
 from rowbell.bus import Bus
 from rowbell.errors import DatabaseUnavailable, TokenError
 from rowbell.gateway.acknowledgements import Acknowledgements
@@ -151,16 +151,24 @@ class Gateway:
             del self._sessions[session]
             SESSIONS.dec()
 
-    def user_of(self, known: str | None, token: str | None) -> str:
-        """Who the CONNECT frame's token, or the handshake's before it, names. TokenError if nobody, or two."""
+    @property
+    def leeway(self) -> int:
+        """Seconds that a token is taken after its end."""
+        return self._tokens.leeway
+
+    async def identify(self, known: Identity | None, token: str | None) -> Identity:
+        """Whom a token names, given who is known already by an earlier one. TokenError if nobody, or two.
+
+        KeysUnavailable, which is one, if it cannot be said at present.
+        """
         if token is None:
             if known is None:
                 raise TokenError("no token: give one as ?token= or in CONNECT as Authorization: Bearer")
             return known
-        user = self._tokens.verify(token).user
-        if known is not None and known != user:
-            raise TokenError("the token in CONNECT names another user than the token of the handshake")
-        return user
+        identity = await self._tokens.identify(token)
+        if known is not None and known.user != identity.user:
+            raise TokenError("the token names another user than the one before it on this connection")
+        return identity
 
     def open_feed(self, session: Session, subscribe: Subscribe) -> Feed:
         assert session.user is not None, "the protocol lets nobody subscribe before CONNECT"

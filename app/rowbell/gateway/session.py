@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from rowbell.auth import bearer
-from rowbell.errors import TokenError
+from rowbell.auth import Identity, bearer
+from rowbell.errors import KeysUnavailable, TokenError
 from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.reading import ALL, parse_read
@@ -37,6 +38,8 @@ UNREAD = "/user/queue/unread"
 """The destination that tells how many of them are unread."""
 READ = "/app/notifications/read"
 """Where a client says which of them its user has read."""
+TOKEN = "/app/token"
+"""Where a client sends a newer token, so that its session outlives the one before."""
 
 QUEUE_FRAMES = 1000
 QUEUE_CHARACTERS = 1 << 20
@@ -61,13 +64,13 @@ REFUSED = 5000
 RECEIPT_CHARACTERS = 64 * 1024
 """Receipts that may wait for a client that asks for them and does not read."""
 
-NORMAL, PROTOCOL_ERROR, POLICY_VIOLATION, RESTARTING = 1000, 1002, 1008, 1012
+NORMAL, PROTOCOL_ERROR, POLICY_VIOLATION, RESTARTING, TRY_AGAIN_LATER = 1000, 1002, 1008, 1012, 1013
 """WebSocket close codes: RFC 6455, section 7.4.1, and the IANA registry."""
 
 
 class Session:
     def __init__(
-        self, gateway: Gateway, subprotocol: str | None, user: str | None, receive: Receive, send: Send
+        self, gateway: Gateway, subprotocol: str | None, identity: Identity | None, receive: Receive, send: Send
     ) -> None:
         self._gateway = gateway
         self._receive = receive
@@ -90,11 +93,16 @@ class Session:
         self._task: asyncio.Task[Any] | None = None
         now = asyncio.get_running_loop().time()
         self._opened_at = self._received_at = self._sent_at = now
-        self.user = user
-        """Who the token says it is; None until CONNECT if the handshake had no token."""
+        self._identity = identity
+        """Tracks whom the newest token names, and until when; None until CONNECT if the handshake had no token."""
         self._greeted = False
 
     # What others call.
+
+    @property
+    def user(self) -> str | None:
+        """Who the token says it is; None before CONNECT if the handshake had no token."""
+        return None if self._identity is None else self._identity.user
 
     @property
     def idle(self) -> bool:
@@ -159,6 +167,10 @@ class Session:
         if not self._greeted:
             if now - self._opened_at > CONNECT_TIMEOUT:
                 self._fail(f"no CONNECT within {CONNECT_TIMEOUT:.0f} seconds", code=POLICY_VIOLATION)
+        elif self._has_expired():
+            self._fail(
+                "token expired", f"Send a new one to {TOKEN} in time, or connect with it.", code=POLICY_VIOLATION
+            )
         elif self._stomp.receive_timeout is not None and now - self._received_at > self._stomp.receive_timeout:
             log.info("client_vanished", silent=round(now - self._received_at))
             self._fail("no heart-beat from the client")
@@ -185,7 +197,7 @@ class Session:
     async def _handle(self, event: stomp.Event) -> None:
         match event:
             case stomp.Connect():
-                self._connect(event)
+                await self._connect(event)
             case stomp.Subscribe():
                 await self._subscribe(event)
             case stomp.Unsubscribe():
@@ -200,19 +212,47 @@ class Session:
             case stomp.Disconnect():
                 await self._disconnect(event)
             case stomp.Send():
-                self._mark(event)
-                await asyncio.sleep(0)  # a message may hold a thousand, and each looks at all that was sent
+                await self._take(event)
+            case stomp.Begin() | stomp.Abort():
+                self.send_receipt(event.receipt)
+            case stomp.Commit():
+                self._commit(event)
             case stomp.Invalid():
                 self._fail(event.message, event.body, event.receipt)
 
-    def _connect(self, event: stomp.Connect) -> None:
-        try:
-            self.user = self._gateway.user_of(self.user, _token(event.headers))
-        except TokenError as error:
-            self._fail(str(error), code=POLICY_VIOLATION)
+    async def _connect(self, event: stomp.Connect) -> None:
+        identity = await self._identify(lambda: _token(event.headers), None)
+        if identity is None:
             return
+        self._identity = identity
         self._greeted = True
-        self._enqueue(self._stomp.connected(self.user))
+        self._enqueue(self._stomp.connected(identity.user))
+
+    async def _renew(self, event: stomp.Send) -> None:
+        """A newer token of the same user: the session lasts as long as this one."""
+        identity = await self._identify(lambda: event.body.decode("ascii", "replace").strip(), event.receipt)
+        if identity is not None:
+            self._identity = identity
+            self.send_receipt(event.receipt)
+
+    async def _identify(self, token: Callable[[], str | None], receipt: str | None) -> Identity | None:
+        """Whom the token names; None if the session ends because it names nobody."""
+        try:
+            identity = await self._gateway.identify(self._identity, token())
+        except KeysUnavailable as error:
+            self._fail(str(error), receipt=receipt, code=TRY_AGAIN_LATER)
+        except TokenError as error:
+            self._fail(str(error), receipt=receipt, code=POLICY_VIOLATION)
+        else:
+            return identity if self._closing is None else None
+        return None
+
+    def _has_expired(self) -> bool:
+        return (
+            self._identity is not None
+            and self._identity.expires_at is not None
+            and time.time() > self._identity.expires_at + self._gateway.leeway
+        )
 
     async def _subscribe(self, event: stomp.Subscribe) -> None:
         assert self.user is not None, "the protocol lets nobody subscribe before CONNECT"
@@ -242,12 +282,18 @@ class Session:
             self._gateway.close(closed)
         self.send_receipt(event.receipt)
 
+    async def _take(self, event: stomp.Send) -> None:
+        if event.destination == READ:
+            self._mark(event)
+            await asyncio.sleep(0)  # a message may hold a thousand, and each looks at all that was sent
+        elif event.destination == TOKEN:
+            await self._renew(event)
+        else:
+            self._fail(f"nothing can be sent to {event.destination}", f"Send to {READ} or {TOKEN}.", event.receipt)
+
     def _mark(self, event: stomp.Send) -> None:
         """The user has read something. The receipt says that it is written."""
         assert self.user is not None
-        if event.destination != READ:
-            self._fail(f"nothing can be sent to {event.destination}", f"Send to {READ}.", event.receipt)
-            return
         feeds = [each for each in self._subscriptions.values() if isinstance(each, Feed)]
         try:
             ids = parse_read(event.body)
@@ -268,6 +314,16 @@ class Session:
             marked.add_done_callback(self._marked)
         if event.receipt is not None:
             self._marking[marked].append(event.receipt)
+
+    def _commit(self, event: stomp.Commit) -> None:
+        """All that was in the transaction has been done; the receipt says that it is written."""
+        if event.receipt is None:
+            return
+        receipt = event.receipt
+        written = asyncio.gather(
+            self._gateway.acknowledgements.written(), *map(asyncio.shield, self._marking), return_exceptions=True
+        )
+        written.add_done_callback(lambda _: self.send_receipt(receipt))
 
     def _check_that_all_is_known(self, feeds: list[Feed]) -> None:
         """ValueError if one cannot say what the client has."""

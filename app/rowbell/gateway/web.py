@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from rowbell.auth import bearer
-from rowbell.errors import TokenError
+from rowbell.errors import KeysUnavailable, TokenError
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.session import Receive, Send, Session
 from rowbell.stomp.server import choose_subprotocol
@@ -62,18 +62,17 @@ class Web:
             await _refuse(send, 503, "This gateway is stopping: connect again, to another one.")
             return
         try:
-            user = self._user(scope)
+            token = token_of(scope)
+            identity = None if token is None else await self._gateway.identify(None, token)
+        except KeysUnavailable as error:
+            await _refuse(send, 503, str(error))
+            return
         except TokenError as error:
             await _refuse(send, 401, str(error))
             return
         subprotocol = choose_subprotocol(scope["subprotocols"])
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        await self._gateway.serve(Session(self._gateway, subprotocol, user, receive, send))
-
-    def _user(self, scope: Scope) -> str | None:
-        """Whom the handshake's token names; None if it has none. TokenError if it has a wrong one."""
-        token = token_of(scope)
-        return None if token is None else self._gateway.user_of(None, token)
+        await self._gateway.serve(Session(self._gateway, subprotocol, identity, receive, send))
 
     async def _live(self, request: Request) -> PlainTextResponse:
         return PlainTextResponse("live\n")

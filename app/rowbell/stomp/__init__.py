@@ -6,6 +6,7 @@
     events.py        what happened, as values
     server.py        one connection, seen from the server (the gateway's)
     subscription.py  one subscription of it, and the messages that wait for their acknowledgement
+    transaction.py   its transactions, and the frames that are held until their COMMIT
     client.py        one connection, seen from the client (`rowbell listen`, tests, benchmarks)
     errors.py        whose fault it was
 

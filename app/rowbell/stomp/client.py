@@ -66,16 +66,35 @@ class Client:
     def unsubscribe(self, id: str, *, receipt: str | None = None) -> str:
         return self._frame("UNSUBSCRIBE", {"id": id}, receipt)
 
-    def ack(self, message: Message, *, receipt: str | None = None) -> str:
+    def ack(self, message: Message, *, transaction: str | None = None, receipt: str | None = None) -> str:
         """In mode `client` it acknowledges all messages of the subscription before this one, too."""
-        return self._frame("ACK", self._reference(message), receipt)
+        return self._frame("ACK", _within(transaction, self._reference(message)), receipt)
 
-    def nack(self, message: Message, *, receipt: str | None = None) -> str:
+    def nack(self, message: Message, *, transaction: str | None = None, receipt: str | None = None) -> str:
         """This message was not consumed."""
-        return self._frame("NACK", self._reference(message), receipt)
+        return self._frame("NACK", _within(transaction, self._reference(message)), receipt)
 
-    def send(self, destination: str, body: str = "", *, headers: Headers = _NONE, receipt: str | None = None) -> str:
-        return self._frame("SEND", {"destination": destination, **headers}, receipt, body)
+    def send(
+        self,
+        destination: str,
+        body: str = "",
+        *,
+        headers: Headers = _NONE,
+        transaction: str | None = None,
+        receipt: str | None = None,
+    ) -> str:
+        return self._frame("SEND", _within(transaction, {"destination": destination, **headers}), receipt, body)
+
+    def begin(self, transaction: str, *, receipt: str | None = None) -> str:
+        """The server keeps what has this `transaction` until COMMIT, and does not answer its receipts before that."""
+        return self._frame("BEGIN", {"transaction": transaction}, receipt)
+
+    def commit(self, transaction: str, *, receipt: str | None = None) -> str:
+        return self._frame("COMMIT", {"transaction": transaction}, receipt)
+
+    def abort(self, transaction: str, *, receipt: str | None = None) -> str:
+        """Nothing of it happens; nor of what is still open when the connection ends."""
+        return self._frame("ABORT", {"transaction": transaction}, receipt)
 
     def disconnect(self, *, receipt: str | None = None) -> str:
         """The last frame. Close the socket when its receipt has come, or at once if none was asked for."""
@@ -145,6 +164,10 @@ def _message(frame: Frame) -> Message:
         headers,
         frame.body,
     )
+
+
+def _within(transaction: str | None, headers: dict[str, str]) -> dict[str, str]:
+    return headers if transaction is None else {**headers, "transaction": transaction}
 
 
 def _required(frame: Frame, name: str) -> str:

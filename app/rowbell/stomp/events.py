@@ -54,7 +54,7 @@ class Nack(msgspec.Struct, frozen=True):
 
 
 class Send(msgspec.Struct, frozen=True):
-    """SEND; the destination is not checked."""
+    """SEND; neither the destination nor the body is checked."""
 
     destination: str
     headers: Mapping[str, str]
@@ -62,8 +62,27 @@ class Send(msgspec.Struct, frozen=True):
     receipt: str | None
 
 
+class Begin(msgspec.Struct, frozen=True):
+    """A transaction is open. What the client puts into it happens at COMMIT: nothing is due but the receipt."""
+
+    receipt: str | None
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """The end of a transaction. The Acks, Nacks and Sends that it held are the events just before this one, in their
+    order and each with the receipt of its own frame. This receipt is due when the effects of all of them stand."""
+
+    receipt: str | None
+
+
+class Abort(msgspec.Struct, frozen=True):
+    """A transaction and what it held are forgotten: nothing of it happens, and nothing is due but this receipt."""
+
+    receipt: str | None
+
+
 class Disconnect(msgspec.Struct, frozen=True):
-    """The client has said all it will say. Answer the receipt, then close."""
+    """The client has said all it will say; what was not committed is aborted. Answer the receipt, then close."""
 
     receipt: str | None
 
@@ -121,5 +140,5 @@ class Error(msgspec.Struct, frozen=True):
     body: bytes
 
 
-ServerEvent = Connect | Subscribe | Unsubscribe | Ack | Nack | Send | Disconnect | Invalid
+ServerEvent = Connect | Subscribe | Unsubscribe | Ack | Nack | Send | Begin | Commit | Abort | Disconnect | Invalid
 ClientEvent = Connected | Message | Receipt | Error

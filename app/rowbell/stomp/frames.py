@@ -30,6 +30,8 @@ FIRST_FRAME_LIMIT = 16 * 1024
 
 _NUL, _A, _Z = 0, ord("A"), ord("Z")
 _LENGTH = re.compile(r"[0-9]{1,10}")
+_NO_LINE_END = re.compile(rb"[^\r\n]")
+_BLANK_LINES = (b"\n\n", b"\n\r\n")
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -58,11 +60,17 @@ class Parser:
         self._position = 0
         self._searched = 0
 
-        # Tracks the frame whose head has been read and whose body has not: the size of the head in octets, and the
-        # content-length. Without a command a head is what comes next.
+        self.head_size = 0
+        """Octets up to the body, in the frame that came last."""
+
+        # Tracks how the last head ended, and how else one may. The first is looked for in all that came, the other only
+        # before it. A client ends all its heads alike; were it not the first, each frame would cost a search through
+        # all frames that came with it: 0.13 s for 64 KiB of small ones.
+        self._blank_line, self._other_blank_line = _BLANK_LINES
+        # Tracks the frame whose head has been read and whose body has not, and its content-length. Without a command
+        # a head is what comes next.
         self._command = ""
         self._headers: dict[str, str] = {}
-        self._head_size = 0
         self._length: int | None = None
 
     def feed(self, data: str | bytes) -> None:
@@ -108,14 +116,18 @@ class Parser:
         if not _A <= buffer[start] <= _Z and not self._skip_line_ends():
             return False
         start = self._position
-        end = buffer.find(b"\n\n", self._searched)
-        crlf = buffer.find(b"\n\r\n", self._searched, end if end >= 0 else len(buffer))
-        if end < 0 and crlf < 0:
+        end = buffer.find(self._blank_line, self._searched)
+        # The first line end of one blank line may be the last of another, hence + 1.
+        other = buffer.find(self._other_blank_line, self._searched, end + 1 if end >= 0 else len(buffer))
+        if other >= 0:
+            end = other
+            self._blank_line, self._other_blank_line = self._other_blank_line, self._blank_line
+        elif end < 0:
             self._await_head()
             return False
-        end, body = (end, end + 2) if crlf < 0 else (crlf, crlf + 3)
+        body = end + len(self._blank_line)
         self._command, self._headers = parse_head(_text(buffer[start:end]), self.version)
-        self._head_size = body - start
+        self.head_size = body - start
         self._position = self._searched = body
         length = self._headers.get("content-length")
         self._length = None if length is None else self._announced(length)
@@ -127,15 +139,16 @@ class Parser:
         "The NULL octet can be optionally followed by multiple EOLs": LF or CRLF, any number. A carriage return
         passes even alone: whether a line feed follows may not be known yet.
         """
-        rest = self._buffer[self._position :].lstrip(b"\r\n")
-        self._position = self._searched = len(self._buffer) - len(rest)
-        if rest and not _A <= rest[0] <= _Z:
+        begin = _NO_LINE_END.search(self._buffer, self._position)
+        self._position = self._searched = start = begin.start() if begin else len(self._buffer)
+        if begin and not _A <= self._buffer[start] <= _Z:
             # Told at once: who speaks JSON here would otherwise wait for an answer until it is cut off.
             raise ProtocolError(
                 "This is not a STOMP frame",
-                f"It begins with {bytes(rest[:20])!r}; a frame begins with a command in capitals, such as CONNECT.",
+                f"It begins with {bytes(self._buffer[start : start + 20])!r}; a frame begins with a command in "
+                "capitals, such as CONNECT.",
             )
-        return bool(rest)
+        return begin is not None
 
     def _await_head(self) -> None:
         if self._buffer.find(_NUL, self._searched) >= 0:
@@ -153,7 +166,7 @@ class Parser:
                 f"content-length is {value[:40]!r}; it must be the number of octets in the body, 1 to 10 digits.",
             )
         length = int(value)
-        if self._head_size + length >= self.limit:
+        if self.head_size + length >= self.limit:
             raise self._too_large()
         return length
 
@@ -161,7 +174,7 @@ class Parser:
         """Where a body without content-length ends: at the first NUL."""
         end = self._buffer.find(_NUL, self._searched)
         self._searched = end if end >= 0 else len(self._buffer)
-        if self._head_size + self._searched - self._position >= self.limit:
+        if self.head_size + self._searched - self._position >= self.limit:
             raise self._too_large()
         return end if end >= 0 else None
 

@@ -131,8 +131,11 @@ def _unescape(text: str, unescapes: dict[str, str]) -> str:
 
 def _receipt_in(lines: list[str], unescapes: dict[str, str] | None) -> str | None:
     """The receipt that a frame asks for whose headers are otherwise unreadable."""
-    receipts = [line for line in lines if line.startswith("receipt:")]
+    line = next((line for line in lines if line.startswith("receipt:")), None)
+    if line is None or _UNWRITABLE.search(line):
+        # ERROR is to repeat it, and has no way to write what no frame may hold.
+        return None
     try:
-        return _parse_headers(receipts, unescapes).get("receipt")
+        return _parse_headers([line], unescapes)["receipt"]
     except ProtocolError:
         return None

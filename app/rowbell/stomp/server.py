@@ -6,6 +6,9 @@ old clients can neither put a frame together nor take two from one message.
 
 Nothing that the peer does raises. Once it has broken the protocol the next event is `Invalid`, and the last.
 
+                                                            COMMITTING
+                                                     COMMIT ▲        │ all that was held has been given
+                                                            │        ▼
     AWAITING_CONNECT ──CONNECT──► CONNECTING ──connected()──► CONNECTED ──DISCONNECT──► DISCONNECTING
       │ the peer breaks the protocol                            │ the peer breaks the protocol
       └──────────────────────────► INVALID ◄────────────────────┘
@@ -17,7 +20,9 @@ file: (state, command) to (handler, next state). A command that it does not have
 Frames are parsed one at a time, when they are asked for, because the meaning of one depends on the one before:
 a SUBSCRIBE that came in the same message as CONNECT has the escapes of the version that CONNECT agrees on. In
 CONNECTING it is the application's turn (whose is the token?), and there are no events until it has called
-`connected()`. In DISCONNECTING, INVALID and CLOSED there are none any more: what still comes is thrown away.
+`connected()`. In COMMITTING the events are the frames that a transaction has held, one after the other, and then
+Commit; nothing is parsed until that is out. In DISCONNECTING, INVALID and CLOSED there are no events any more: what
+still comes is thrown away.
 In INVALID and CLOSED the subscriptions are gone, too, so that no message can follow an ERROR; a client that has
 said DISCONNECT may be sent what is on its way until it has its RECEIPT.
 """
@@ -25,14 +30,18 @@ said DISCONNECT may be sent what is on its way until it has its RECEIPT.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import NoReturn
 
 from rowbell.stomp.errors import LocalProtocolError, ProtocolError
 from rowbell.stomp.events import (
+    Abort,
     Ack,
     AckMode,
+    Begin,
+    Commit,
     Connect,
     Disconnect,
     Invalid,
@@ -52,11 +61,15 @@ from rowbell.stomp.negotiation import (
     parse_beats,
 )
 from rowbell.stomp.subscription import Subscription, message_prefix
+from rowbell.stomp.transaction import Held, Settlement, Transactions
 
 __all__ = [
     "HEART_BEAT",
+    "Abort",
     "Ack",
     "AckMode",
+    "Begin",
+    "Commit",
     "Connect",
     "Connection",
     "Disconnect",
@@ -77,6 +90,9 @@ _ACK_MODES: dict[str, AckMode] = {"auto": "auto", "client": "client", "client-in
 _SESSION = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
+_NO_MESSAGE = 0
+"""Instead of the number of a message, the first of which is 1."""
+
 # Clients read colons and backslashes in different ways, and one that is not connected has no version to read them
 # by. Spaces inside stay: this one header is for people.
 _UNSAFE_IN_MESSAGE = re.compile(r"[\x00-\x20\x7f:\\]+")
@@ -88,6 +104,7 @@ class State(Enum):
     AWAITING_CONNECT = auto()
     CONNECTING = auto()
     CONNECTED = auto()
+    COMMITTING = auto()
     DISCONNECTING = auto()
     INVALID = auto()
     CLOSED = auto()
@@ -127,6 +144,10 @@ class Connection:
 
         # Tracks what the client is subscribed to, by id. Empty where no message may be sent.
         self._subscriptions: dict[str, Subscription] = {}
+        # Tracks what waits for COMMIT; and, while the state is COMMITTING, what has been committed and is still to be
+        # given out, of which Commit is the last.
+        self._transactions = Transactions()
+        self._committed: deque[Held | Commit] = deque()
         # Tracks the number of the message that was sent last.
         self._number = 0
         # Tracks what ERROR must say beside the error.
@@ -141,16 +162,20 @@ class Connection:
 
     def next_event(self) -> Event | None:
         """The next thing that the client did; None if more must be received first, or `connected()` called."""
-        if self._state not in _PARSING:
-            return None
         try:
-            frame = self._parser.next_frame()
-            return None if frame is None else self._handle(frame)
+            while self._state in _PARSING:
+                frame = self._parser.next_frame()
+                if frame is None:
+                    return None
+                event = self._handle(frame)
+                if event is not None:
+                    return event
         except ProtocolError as error:
             self._error_headers = error.headers
             self._state = State.INVALID
             self._forget()
             return Invalid(error)
+        return self._next_committed() if self._state is State.COMMITTING else None
 
     # ---- Sending ----
 
@@ -200,7 +225,7 @@ class Connection:
 
     def receipt(self, receipt: str) -> str:
         """The frame that asked for `receipt` has taken effect."""
-        if self._state not in (State.CONNECTED, State.DISCONNECTING):
+        if self._state not in _ANSWERING:
             raise self._not_now("RECEIPT")
         return encode("RECEIPT", [("receipt-id", receipt)], version=self.version)
 
@@ -222,7 +247,8 @@ class Connection:
 
     # ---- What clients may send ----
 
-    def _handle(self, frame: Frame) -> Event:
+    def _handle(self, frame: Frame) -> Event | None:
+        """What the frame leads to; None if it is held, or is COMMIT, whose events are given one by one."""
         handler, following = _TRANSITIONS.get((self._state, frame.command), _REFUSAL)
         try:
             event = handler(self, frame)
@@ -276,21 +302,23 @@ class Connection:
             return unnamed
         return next((id for id, each in self._subscriptions.items() if each.destination == destination), unnamed)
 
-    def _ack(self, frame: Frame) -> Event:
-        return Ack(self._settle(frame), _receipt_of(frame))
+    def _ack(self, frame: Frame) -> Event | None:
+        return self._settle_or_hold(frame, Ack)
 
-    def _nack(self, frame: Frame) -> Event:
+    def _nack(self, frame: Frame) -> Event | None:
         # "NACK is the opposite of ACK": cumulative where ACK is.
-        return Nack(self._settle(frame), _receipt_of(frame))
+        return self._settle_or_hold(frame, Nack)
 
-    def _settle(self, frame: Frame) -> list[object]:
-        _refuse_transaction(frame)
-        waiting = [each for each in self._subscriptions.values() if each.acknowledges]
-        if not waiting:
-            # stompjs 5 to 7.1 send `id:undefined` when an application acknowledges what it need not.
-            return []
+    def _settle_or_hold(self, frame: Frame, event: type[Ack | Nack]) -> Event | None:
         number = self._acknowledged(frame)
-        return next((each.settle(number) for each in waiting if number in each.waiting), [])
+        if "transaction" not in frame.headers:
+            return event(self._settle(number), _receipt_of(frame))
+        # "The message acknowledgment SHOULD be part of the named transaction."
+        self._hold(frame, Settlement(event, number, _receipt_of(frame)))
+        return None
+
+    def _settle(self, number: int) -> list[object]:
+        return next((each.settle(number) for each in self._subscriptions.values() if number in each.waiting), [])
 
     def _acknowledged(self, frame: Frame) -> int:
         """The number of the message that an ACK is for.
@@ -299,29 +327,59 @@ class Connection:
         `subscription` says nothing more, as no two messages of a session have one number.
         """
         names = ("id", "message-id") if self.version == "1.2" else ("message-id", "id")
-        id = frame.headers.get(names[0]) or frame.headers.get(names[1])
-        if not id:
-            raise _missing(frame, names[0])
+        id = frame.headers.get(names[0]) or frame.headers.get(names[1]) or ""
         session, _, number = id.rpartition("-")
         if session == self._session and _NUMBER.fullmatch(number) and 0 < int(number) <= self._number:
             return int(number)
+        if not any(each.acknowledges for each in self._subscriptions.values()):
+            # stompjs 5 to 7.1 send `id:undefined` when an application acknowledges what it need not.
+            return _NO_MESSAGE
+        if not id:
+            raise _missing(frame, names[0])
         raise ProtocolError(
             "The message to acknowledge is unknown",
             f"No message of this session has the id {id[:80]!r}. On STOMP 1.2 it is the header ack of the MESSAGE, "
             "on 1.0 and 1.1 its message-id.",
         )
 
-    def _send(self, frame: Frame) -> Event:
-        _refuse_transaction(frame)
-        return Send(_required(frame, "destination"), frame.headers, frame.body, _receipt_of(frame))
+    def _send(self, frame: Frame) -> Event | None:
+        send = Send(_required(frame, "destination"), frame.headers, frame.body, _receipt_of(frame))
+        if "transaction" not in frame.headers:
+            return send
+        self._hold(frame, send)
+        return None
+
+    def _hold(self, frame: Frame, held: Held) -> None:
+        # Nobody can begin a transaction with an empty id, so that is refused too: to do at once what was to wait for
+        # COMMIT would be a silent lie.
+        self._transactions.hold(frame.headers["transaction"], held, self._parser.head_size + len(frame.body))
+
+    def _begin(self, frame: Frame) -> Event:
+        self._transactions.begin(_required(frame, "transaction"))
+        return Begin(_receipt_of(frame))
+
+    def _commit(self, frame: Frame) -> None:
+        self._committed.extend(self._transactions.end(_required(frame, "transaction")))
+        self._committed.append(Commit(_receipt_of(frame)))
+
+    def _next_committed(self) -> Event:
+        held = self._committed.popleft()
+        if isinstance(held, Commit):
+            self._state = State.CONNECTED
+        if isinstance(held, Settlement):
+            return held.event(self._settle(held.number), held.receipt)
+        return held
+
+    def _abort(self, frame: Frame) -> Event:
+        self._transactions.end(_required(frame, "transaction"))
+        return Abort(_receipt_of(frame))
 
     def _disconnect(self, frame: Frame) -> Event:
-        # "Clients MUST NOT send any more frames after the DISCONNECT frame is sent."
+        # "Any started transactions which have not been committed will be implicitly aborted if the client sends a
+        # DISCONNECT frame". "Clients MUST NOT send any more frames after the DISCONNECT frame is sent."
+        self._transactions.clear()
         self._parser.clear()
         return Disconnect(_receipt_of(frame))
-
-    def _refuse_transactions(self, frame: Frame) -> NoReturn:
-        raise _no_transactions(frame)
 
     def _refuse(self, frame: Frame) -> NoReturn:
         if self._state is State.AWAITING_CONNECT:
@@ -334,6 +392,8 @@ class Connection:
 
     def _forget(self) -> None:
         self._subscriptions.clear()
+        self._transactions.clear()
+        self._committed.clear()
         self._parser.clear()
 
     def _not_now(self, what: str) -> LocalProtocolError:
@@ -357,23 +417,18 @@ def _missing(frame: Frame, name: str) -> ProtocolError:
     return ProtocolError(f"{frame.command} needs the header {name}", "It is missing or empty.")
 
 
-def _refuse_transaction(frame: Frame) -> None:
-    """To do at once what was to wait for COMMIT would be a silent lie."""
-    if "transaction" in frame.headers:
-        raise _no_transactions(frame)
-
-
-def _no_transactions(frame: Frame) -> ProtocolError:
-    return ProtocolError("Transactions are not supported", f"{frame.command} was not obeyed; send frames without one.")
-
-
 _PARSING = frozenset((State.AWAITING_CONNECT, State.CONNECTED))
 """Where the next thing to happen is a frame from the client."""
 
-_RECEIVING = _PARSING | {State.CONNECTING}
+_RECEIVING = _PARSING | {State.CONNECTING, State.COMMITTING}
 """Where what comes is kept."""
 
-_TRANSITIONS: dict[tuple[State, str], tuple[Callable[[Connection, Frame], Event], State]] = {
+_ANSWERING = frozenset((State.CONNECTED, State.COMMITTING, State.DISCONNECTING))
+"""Where a receipt may be due."""
+
+_Handler = Callable[[Connection, Frame], Event | None]
+
+_TRANSITIONS: dict[tuple[State, str], tuple[_Handler, State]] = {
     (State.AWAITING_CONNECT, "CONNECT"): (Connection._connect, State.CONNECTING),
     # "STOMP servers MUST handle a STOMP frame in the same manner as a CONNECT frame."
     (State.AWAITING_CONNECT, "STOMP"): (Connection._connect, State.CONNECTING),
@@ -382,10 +437,10 @@ _TRANSITIONS: dict[tuple[State, str], tuple[Callable[[Connection, Frame], Event]
     (State.CONNECTED, "ACK"): (Connection._ack, State.CONNECTED),
     (State.CONNECTED, "NACK"): (Connection._nack, State.CONNECTED),
     (State.CONNECTED, "SEND"): (Connection._send, State.CONNECTED),
+    (State.CONNECTED, "BEGIN"): (Connection._begin, State.CONNECTED),
+    (State.CONNECTED, "COMMIT"): (Connection._commit, State.COMMITTING),
+    (State.CONNECTED, "ABORT"): (Connection._abort, State.CONNECTED),
     (State.CONNECTED, "DISCONNECT"): (Connection._disconnect, State.DISCONNECTING),
-    (State.CONNECTED, "BEGIN"): (Connection._refuse_transactions, State.INVALID),
-    (State.CONNECTED, "COMMIT"): (Connection._refuse_transactions, State.INVALID),
-    (State.CONNECTED, "ABORT"): (Connection._refuse_transactions, State.INVALID),
 }
 
-_REFUSAL: tuple[Callable[[Connection, Frame], Event], State] = (Connection._refuse, State.INVALID)
+_REFUSAL: tuple[_Handler, State] = (Connection._refuse, State.INVALID)

@@ -1,0 +1,9 @@
+"""Who is this? Tokens, the keys that they are checked with, and what they may claim."""
+
+from __future__ import annotations
+
+from rowbell.auth.claims import Identity
+from rowbell.auth.keyring import SOURCES
+from rowbell.auth.tokens import Tokens, bearer
+
+__all__ = ["SOURCES", "Identity", "Tokens", "bearer"]

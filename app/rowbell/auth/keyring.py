@@ -1,0 +1,156 @@
+"""All keys whose tokens are good, from up to three places, and what the settings must say about them.
+
+Secret and public keys together are a risk that has to be asked for: the secret of a development machine, left in the
+environment of a gateway that relies on an issuer's public keys, lets whoever knows it be any user. So with both,
+ROWBELL_JWT_ALGORITHMS must be set, and name algorithms of both.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from urllib.parse import urlsplit
+
+from rowbell.auth.documents import read_file, read_url
+from rowbell.auth.jwks import Jwks
+from rowbell.auth.keys import SECRET_BYTES, Key, public_keys, secret_key
+from rowbell.config import JWT_ALGORITHMS, Settings, environment_name, hide_password
+from rowbell.errors import SettingsError
+from rowbell.logs import get_logger
+
+log = get_logger("auth")
+
+SOURCES = ("jwt_secret", "jwt_public_key_file", "jwt_jwks")
+"""The settings that say where keys come from. A gateway needs one of them."""
+
+SECRET = environment_name("jwt_secret")
+PUBLIC_KEY_FILE = environment_name("jwt_public_key_file")
+JWKS = environment_name("jwt_jwks")
+ALGORITHMS = environment_name("jwt_algorithms")
+
+ALONE = "Tokens are made with it alone. To use one of your issuer: rowbell listen USER --token TOKEN"
+"""What to do without a secret."""
+
+
+class Keyring:
+    def __init__(self, secret: Key | None = None, public: Sequence[Key] = (), jwks: Jwks | None = None) -> None:
+        self.secret = secret
+        self.jwks = jwks
+        self._fixed = (*([secret] if secret else []), *public)
+        self._fixed_algorithms = frozenset().union(*(key.algorithms for key in self._fixed))
+
+    @classmethod
+    def of(cls, settings: Settings) -> Keyring:
+        """The keys of these settings, as far as they are on this machine. SettingsError if any cannot be used."""
+        _check_sources(settings)
+        allowed = _allowed(settings)
+        return cls(_secret(settings, allowed), _public(settings, allowed), _jwks(settings, allowed))
+
+    @classmethod
+    def for_issuing(cls, settings: Settings) -> Keyring:
+        """With the secret alone: no other key makes tokens. SettingsError if there is none."""
+        try:
+            settings.require("jwt_secret")
+        except SettingsError as error:
+            raise SettingsError(f"{error}\n{ALONE}") from None
+        _check_sources(settings)
+        return cls(_secret(settings, _allowed(settings)))
+
+    def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
+        """The keys that may have signed this."""
+        listed = self.jwks.candidates(kid) if self.jwks else ()
+        return (key for key in (*listed, *self._fixed) if algorithm in key.algorithms)
+
+    def takes(self, algorithm: str) -> bool:
+        """Can there be a key for it? What a list that changes may hold is not known."""
+        return algorithm in self._fixed_algorithms or (self.jwks is not None and algorithm in self.jwks.algorithms)
+
+
+def _check_sources(settings: Settings) -> None:
+    """SettingsError if no key is named, or what is named does not fit together. Reads nothing."""
+    given = [name for name in SOURCES if getattr(settings, name) is not None]
+    if not given:
+        try:
+            settings.require("jwt_secret")
+        except SettingsError as error:
+            raise SettingsError(
+                f"{error}\nOr, for tokens of an issuer with public keys: {PUBLIC_KEY_FILE}, {JWKS}"
+            ) from None
+    public = [environment_name(name) for name in given if name != "jwt_secret"]
+    if settings.jwt_algorithms is None:
+        if public and settings.jwt_secret is not None:
+            raise SettingsError(
+                f"{SECRET} is set beside {' and '.join(public)}: whoever knows the secret could be any user. "
+                "Unset it; or, if tokens of both kinds are to be good, name the algorithms of both, as in "
+                f"{ALGORITHMS}=HS256,RS256"
+            )
+        return
+    named = settings.jwt_algorithms.split(",")
+    _check_named(settings.jwt_secret is not None, SECRET, [name for name in named if name in SECRET_BYTES])
+    _check_named(
+        bool(public),
+        " and ".join(public) or f"{PUBLIC_KEY_FILE} or {JWKS}",
+        [name for name in named if name not in SECRET_BYTES],
+    )
+
+
+def _check_named(is_given: bool, source: str, named: list[str]) -> None:
+    if is_given and not named:
+        raise SettingsError(f"{ALGORITHMS} names no algorithm for {source}: name one, or unset {source}")
+    if named and not is_given:
+        raise SettingsError(f"{ALGORITHMS} names {', '.join(named)}, for which {source} must be set")
+
+
+def _allowed(settings: Settings) -> Collection[str]:
+    return settings.jwt_algorithms.split(",") if settings.jwt_algorithms else JWT_ALGORITHMS
+
+
+def _secret(settings: Settings, allowed: Collection[str]) -> Key | None:
+    if settings.jwt_secret is None:
+        return None
+    try:
+        key = secret_key(settings.jwt_secret, allowed)
+    except ValueError as problem:
+        raise SettingsError(f"{SECRET} is wrong: {problem}. Example: {SECRET}=$(openssl rand -hex 32)") from None
+    if settings.jwt_algorithms and (short := SECRET_BYTES.keys() & set(allowed) - key.algorithms):
+        least = max(SECRET_BYTES[name] for name in short)
+        raise SettingsError(f"{SECRET} is too short for {', '.join(sorted(short))}: it must have {least} bytes or more")
+    return key
+
+
+def _public(settings: Settings, allowed: Collection[str]) -> list[Key]:
+    if (path := settings.jwt_public_key_file) is None:
+        return []
+    try:
+        return public_keys(read_file(path).decode("latin-1"), allowed)
+    except OSError as error:
+        raise SettingsError(f"{PUBLIC_KEY_FILE}: {path} cannot be read: {error.strerror or error}") from None
+    except ValueError as problem:
+        raise SettingsError(f"{PUBLIC_KEY_FILE}: {path} is wrong: {problem}") from None
+
+
+def _jwks(settings: Settings, allowed: Collection[str]) -> Jwks | None:
+    """A file must be good at the start, as nobody but the operator can have put it there; a server may be away."""
+    if (place := settings.jwt_jwks) is None:
+        return None
+    if "://" in place:
+        if place.startswith("http://") and not _is_here(place):
+            log.warning("jwks_without_tls", place=hide_password(place))
+        return Jwks(partial(read_url, place), hide_password(place), allowed)
+    jwks = Jwks(partial(read_file, place), place, allowed)
+    try:
+        jwks.load()
+    except OSError as error:
+        raise SettingsError(f"{JWKS}: {place} cannot be read: {error.strerror or error}") from None
+    except ValueError as problem:
+        raise SettingsError(f"{JWKS}: {place} is wrong: {problem}") from None
+    return jwks
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
