@@ -15,7 +15,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from rowbell.changes.requirements import Findings, check_requirements
-from rowbell.errors import DatabaseUnavailable, SettingsError
+from rowbell.errors import DatabaseError, DatabaseUnavailable, SettingsError
 from tests.changes.streams import WalStream
 from tests.postgres_server import PostgresServer, debian, migrated, running
 
@@ -24,11 +24,11 @@ FINE = Findings()
 
 
 def run_advice(wal: WalStream, advice: str) -> None:
-    """The SQL in it: what stands between a word in capitals and a semicolon."""
-    statement = re.search(r"(?:ALTER|CREATE|GRANT) [A-Z]+ .*?;|GRANT .*?;", advice)
-    assert statement is not None, advice
+    """The SQL in it: all that stands behind the colon, but what is in parentheses behind that."""
+    statements = re.search(r":\s((?:(?:ALTER|CREATE|GRANT) .*?; ?)+)(?:\(On |$)", advice)
+    assert statements is not None, advice
     with wal.connect() as sql:
-        sql.execute(statement.group().encode())
+        sql.execute(statements[1].encode())
 
 
 @contextmanager
@@ -39,6 +39,7 @@ def login(wal: WalStream, name: str, options: str = "") -> Iterator[str]:
         try:
             yield wal.url(name)
         finally:
+            sql.execute(f'DROP OWNED BY "{name}"'.encode())
             sql.execute(f'DROP ROLE "{name}"'.encode())
 
 
@@ -70,6 +71,101 @@ def test_a_login_without_rights_on_the_tables(either_wal: WalStream) -> None:
         assert check_requirements(url) == FINE
 
 
+def newest(wal: WalStream) -> bool:
+    """Is it a PostgreSQL where whether a member has a role's rights is said by each GRANT?"""
+    with wal.connect() as sql:
+        return sql.info.server_version >= 160000
+
+
+def test_a_member_that_does_not_inherit_is_told_to_and_not_to_become_a_member(either_wal: WalStream) -> None:
+    with login(either_wal, "heir", "REPLICATION NOINHERIT IN ROLE rowbell_gateway") as url:
+        [error] = check_requirements(url).errors
+
+        newer = "GRANT rowbell_gateway TO heir WITH INHERIT TRUE;"
+        assert error.endswith("Run: " + (newer if newest(either_wal) else "ALTER ROLE heir INHERIT;"))
+        run_advice(either_wal, error)
+        assert check_requirements(url) == FINE
+
+
+def test_a_stranger_that_would_not_inherit_is_told_to_do_that_too(either_wal: WalStream) -> None:
+    with login(either_wal, "stranger", "REPLICATION NOINHERIT") as url:
+        [error] = check_requirements(url).errors
+
+        assert ("ALTER ROLE stranger INHERIT;" in error) != newest(either_wal)
+        run_advice(either_wal, error)
+        assert check_requirements(url) == FINE
+
+
+def test_a_member_of_a_member_that_does_not_inherit(either_wal: WalStream) -> None:
+    with (
+        login(either_wal, "team", "NOINHERIT IN ROLE rowbell_gateway"),
+        login(either_wal, "one", "REPLICATION IN ROLE team") as url,
+    ):
+        [error] = check_requirements(url).errors
+
+        run_advice(either_wal, error)
+        assert check_requirements(url) == FINE
+
+
+def test_rights_that_the_role_itself_has_lost_are_named(either_wal: WalStream) -> None:
+    with login(either_wal, "poor", "REPLICATION IN ROLE rowbell_gateway") as url:
+        with either_wal.connect() as sql:
+            sql.execute("REVOKE SELECT ON notification_deleted FROM rowbell_gateway")
+            sql.execute("REVOKE UPDATE (read_at) ON notification FROM rowbell_gateway")
+
+        [error] = check_requirements(url).errors
+
+        assert "GRANT SELECT ON notification_deleted TO rowbell_gateway;" in error
+        assert "GRANT UPDATE (read_at) ON notification TO rowbell_gateway;" in error
+        run_advice(either_wal, error)
+        assert check_requirements(url) == FINE
+
+
+@pytest.mark.parametrize(
+    ("damage", "advice"),
+    [
+        ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", "GRANT USAGE ON SCHEMA public TO locked;"),
+        (
+            "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
+            "GRANT EXECUTE ON FUNCTION pg_control_system() TO locked;",
+        ),
+    ],
+)
+def test_what_everybody_may_at_first_and_is_revoked_here(either_wal: WalStream, damage: str, advice: str) -> None:
+    with login(either_wal, "locked", "REPLICATION IN ROLE rowbell_gateway") as url:
+        with either_wal.connect() as sql:
+            sql.execute(damage.encode())
+
+        [error] = check_requirements(url).errors
+
+        assert error.endswith(advice)
+        run_advice(either_wal, error)
+        assert check_requirements(url) == FINE
+
+
+def test_everything_that_a_stranger_lacks_is_told_at_once(either_wal: WalStream) -> None:
+    with login(either_wal, "locked") as url:
+        with either_wal.connect() as sql:
+            sql.execute("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+            sql.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+
+        errors = check_requirements(url).errors
+
+        assert len(errors) == 4
+        for error in errors:
+            run_advice(either_wal, error)
+        assert check_requirements(url) == FINE
+
+
+def test_a_server_that_refuses_to_be_asked_is_an_error_without_a_traceback(wal: WalStream) -> None:
+    with login(wal, "locked", "REPLICATION IN ROLE rowbell_gateway") as url:
+        with wal.connect() as sql:
+            sql.execute("REVOKE SELECT ON pg_publication FROM PUBLIC")
+
+        with pytest.raises(DatabaseError, match="refuses to be asked what it lacks: permission denied"):
+            check_requirements(url)
+
+
 def test_a_database_without_tables(postgres: PostgresServer) -> None:
     with postgres.database() as empty:
         [error] = check_requirements(postgres.url(empty)).errors
@@ -92,17 +188,49 @@ def test_a_database_without_tables(postgres: PostgresServer) -> None:
         ),
         (f"ALTER PUBLICATION {PUBLICATION} SET (publish = 'insert, update')", "leaves out some kinds of writes"),
         ("ALTER TABLE notification REPLICA IDENTITY DEFAULT", "a DELETE does not carry the recipient"),
+        ("ALTER TABLE notification REPLICA IDENTITY FULL", "every UPDATE and DELETE fails"),
+        ("ALTER TABLE notification DISABLE TRIGGER notification_stamp", "notification_stamp is disabled"),
+        ("ALTER TABLE notification DISABLE TRIGGER ALL", "notification_stamp is disabled"),
+        (
+            "ALTER TABLE notification ENABLE REPLICA TRIGGER notification_tombstone",
+            "notification_tombstone is disabled",
+        ),
+        ("DROP TRIGGER notification_stamp ON notification", "notification_stamp is missing"),
+        ("DROP TRIGGER notification_tombstone ON notification", "notification_tombstone is missing"),
     ],
 )
-def test_a_publication_that_is_not_whole(either_wal: WalStream, damage: str, what: str) -> None:
+def test_what_is_not_as_it_was_made_is_found_and_mended(either_wal: WalStream, damage: str, what: str) -> None:
     with either_wal.connect() as sql:
         sql.execute(damage.encode())
 
+    first, *others = check_requirements(either_wal.url()).errors
+
+    assert what in first
+    for error in (first, *others):
+        run_advice(either_wal, error)
+    assert check_requirements(either_wal.url()) == FINE
+    with either_wal.connect() as sql:
+        sql.execute("INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')")
+        written = sql.execute("UPDATE notification SET read_at = now() RETURNING version, changed_tx > 0")
+        assert written.fetchall() == [(2, True)]
+        sql.execute("DELETE FROM notification")
+        assert sql.execute("SELECT count(*) FROM notification_deleted").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("also", ["", "TABLE notification WHERE (id > 7), "])
+def test_a_publication_of_another_schema_keeps_it(either_wal: WalStream, also: str) -> None:
+    with either_wal.connect() as sql:
+        sql.execute("CREATE SCHEMA other")
+        sql.execute(f"DROP PUBLICATION {PUBLICATION}".encode())
+        sql.execute(f"CREATE PUBLICATION {PUBLICATION} FOR {also}TABLES IN SCHEMA other".encode())
+
     [error] = check_requirements(either_wal.url()).errors
 
-    assert what in error
     run_advice(either_wal, error)
     assert check_requirements(either_wal.url()) == FINE
+    with either_wal.connect() as sql:
+        schemas = sql.execute("SELECT pnnspid::regnamespace::text FROM pg_publication_namespace").fetchall()
+    assert schemas == [("other",)]
 
 
 def test_a_publication_of_all_tables_is_whole(either_wal: WalStream) -> None:
@@ -113,8 +241,11 @@ def test_a_publication_of_all_tables_is_whole(either_wal: WalStream) -> None:
     assert check_requirements(either_wal.url()) == FINE
 
 
-def test_a_replica_identity_of_whole_rows_carries_the_recipient(either_wal: WalStream) -> None:
+def test_a_replica_identity_of_whole_rows_carries_the_recipient_if_all_columns_are_published(
+    either_wal: WalStream,
+) -> None:
     with either_wal.connect() as sql:
+        sql.execute(f"ALTER PUBLICATION {PUBLICATION} SET TABLE notification, rowbell_heartbeat".encode())
         sql.execute("ALTER TABLE notification REPLICA IDENTITY FULL")
 
     assert check_requirements(either_wal.url()) == FINE

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -49,9 +49,9 @@ asyncio.run(read())
 
 
 @asynccontextmanager
-async def streaming(url: str) -> AsyncIterator[WalChanges]:
+async def streaming(url: str, wanted: Callable[[str], bool] | None = None) -> AsyncIterator[WalChanges]:
     """A source whose slot stands; closed at the end, quickly."""
-    source = WalChanges(url)
+    source = WalChanges(url, wanted)
     source.batches()
     try:
         await eventually("streaming", lambda: source.streaming)
@@ -184,6 +184,96 @@ async def test_what_cannot_be_decoded_is_logged_once_and_what_follows_comes(wal:
     assert [record.topic for record in dead] == ["wal"] * 4
     assert [record.offset for record in dead] == sorted(record.offset for record in dead)
     assert b"alice" in (dead[0].value or b"")
+
+
+async def test_data_that_is_nested_deeply_comes_as_sql_reads_it(either_wal: WalStream) -> None:
+    async with streaming(either_wal.url()) as source, asyncio.timeout(SOON):
+        with either_wal.connect() as sql:
+            sql.execute(
+                "INSERT INTO notification (recipient_id, title, data) VALUES ('alice', 'Deep', %s::jsonb)",
+                ['{"a": ' + "[" * 3000 + "]" * 3000 + "}"],
+            )
+        [change] = await take(source, 1)
+    inbox = Inbox.connect(either_wal.url("a_gateway"))
+    rows = await inbox.rows([1])
+    await inbox.close()
+
+    assert without_commit(change) == without_commit(rows[0])
+
+
+async def test_rows_of_those_who_are_not_wanted_are_skipped(either_wal: WalStream) -> None:
+    wanted = {"alice"}
+    async with streaming(either_wal.url(), wanted.__contains__) as source, asyncio.timeout(SOON):
+        either_wal.append([1], "bob")
+        either_wal.append([2], "alice")
+        either_wal.append([3], "bob")
+        either_wal.append([4], "alice")
+        changes = await take(source, 2)
+        wanted.add("bob")
+        with either_wal.connect() as sql:
+            sql.execute("UPDATE notification SET read_at = now() WHERE id = 1")
+            sql.execute("DELETE FROM notification WHERE id = 3")
+        changes += await take(source, 2)
+
+    assert ids(changes) == [2, 4, 1, 3]
+
+
+# Lag
+
+
+@pytest.mark.parametrize("wanted", [None, lambda recipient: recipient == "alice"], ids=["all", "one"])
+async def test_behind_a_large_transaction_the_stream_lags_until_it_is_read(
+    either_wal: WalStream, wanted: Callable[[str], bool] | None
+) -> None:
+    async with streaming(either_wal.url(), wanted) as source, asyncio.timeout(2 * SOON):
+        # given
+        await asyncio.to_thread(insert_many, either_wal, LARGE)
+        either_wal.append([LARGE + 1])
+        # when
+        reading = asyncio.create_task(take_until(source, LARGE + 1))
+        await eventually("lagging", lambda: not source.streaming, within=3)
+        await reading
+        # then
+        assert not source.streaming  # until a transaction comes in time, or for as long as the last was late
+        either_wal.append([LARGE + 2])
+        await take_until(source, LARGE + 2)
+        await eventually("caught up", lambda: source.streaming, within=0.5)
+
+
+async def test_the_stream_is_believed_to_have_caught_up_though_nothing_more_comes(wal: WalStream) -> None:
+    async with streaming(wal.url(), lambda recipient: recipient == "alice") as source, asyncio.timeout(SOON):
+        with wal.connect() as sql:
+            await asyncio.to_thread(insert_many, wal, LARGE)
+            sql.execute("INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')")
+        await take(source, 1)
+
+        await eventually("caught up", lambda: source.streaming, within=10)
+
+
+async def test_a_server_that_does_not_answer_makes_the_stream_lag(wal: WalStream) -> None:
+    async with streaming(wal.url()) as source, asyncio.timeout(SOON):
+        [silent] = wal.walsenders()
+        os.kill(silent, signal.SIGSTOP)
+        try:
+            await eventually("lagging", lambda: not source.streaming, within=3)
+        finally:
+            os.kill(silent, signal.SIGCONT)
+        await eventually("caught up", lambda: source.streaming, within=3)
+
+
+async def test_what_is_not_taken_lags(wal: WalStream) -> None:
+    async with streaming(wal.url()) as source, asyncio.timeout(SOON):
+        await asyncio.to_thread(insert_many, wal, 10_000)
+
+        await eventually("lagging", lambda: not source.streaming, within=3)
+
+        await take(source, 10_000)
+        await eventually("caught up", lambda: source.streaming, within=5)
+
+
+async def take_until(source: WalChanges, id: int) -> None:
+    while id not in ids(await take(source, 1)):
+        pass
 
 
 # The consumer
@@ -322,7 +412,6 @@ async def test_a_commit_that_waits_for_every_standby_is_not_held_up() -> None:
 
 async def test_a_server_that_falls_silent_is_given_up(wal: WalStream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replication, "SILENCE_SECONDS", 1.0)
-    monkeypatch.setattr(replication, "ASK_SECONDS", 0.2)
     monkeypatch.setattr(replication, "LOOK_SECONDS", 0.2)
     with capture_logs() as logs:
         async with streaming(wal.url(wal_sender_timeout="1s")) as source, asyncio.timeout(SOON):
@@ -553,6 +642,58 @@ async def test_a_publication_that_is_missing_is_told_of_and_streams_when_it_is_t
             await eventually("streaming", lambda: source.streaming)
             wal.append([2])
             assert ids(await take(source, 1)) == [2]
+
+
+UNNOTICED = {
+    "DROP TABLE": "ALTER PUBLICATION notification_publication DROP TABLE notification",
+    "publish": "ALTER PUBLICATION notification_publication SET (publish = 'delete')",
+    "DROP PUBLICATION": "DROP PUBLICATION notification_publication",
+}
+"""After which PostgreSQL streams on, and says nothing."""
+
+
+@pytest.mark.parametrize(
+    ("version", "damage"),
+    [("wal", "DROP TABLE"), ("wal", "publish"), *(("wal18", damage) for damage in UNNOTICED)],
+)
+async def test_a_stream_from_which_something_was_taken_is_told_of_once_and_comes_back(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, version: str, damage: str
+) -> None:
+    wal: WalStream = request.getfixturevalue(version)
+    monkeypatch.setattr(wal_module, "CHECK_SECONDS", 0.1)
+    with capture_logs() as logs:
+        async with streaming(wal.url()) as source, asyncio.timeout(SOON):
+            slots = wal.slots()
+            for id in (1, 3):
+                # when
+                with wal.connect() as sql:
+                    sql.execute(UNNOTICED[damage].encode())
+                await eventually("noticed", lambda: not source.streaming)
+                wal.append([id])
+                await asyncio.sleep(0.5)
+                assert not source.streaming
+                # then
+                with wal.connect() as sql:
+                    [advice] = logs[-1]["advice"]
+                    sql.execute(advice.partition(":")[2].strip().removeprefix("Run: ").encode())
+                await eventually("mended", lambda: source.streaming)
+                wal.append([id + 1])
+                assert ids(await take(source, 1)) == [id + 1]
+            assert wal.slots() == slots
+
+    assert [event["event"] for event in logs] == ["wal_streaming", *["wal_refused", "wal_streaming"] * 2]
+    assert logs[1]["meanwhile"] == "the sweep delivers"
+
+
+async def test_a_stream_that_begins_without_everything_is_told_of_at_once(wal18: WalStream) -> None:
+    with wal18.connect() as sql:
+        sql.execute(UNNOTICED["DROP TABLE"].encode())
+    source = WalChanges(wal18.url())
+    with capture_logs() as logs:
+        source.batches()
+        await eventually("told", lambda: events(logs, "wal_refused"), within=5)
+        assert not source.streaming
+        await close_quickly(source)
 
 
 async def test_a_server_whose_slots_are_in_use_is_told_of_and_streams_when_one_is_free() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import re
-from collections.abc import Iterator
+import socket
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,12 @@ from starlette.applications import Starlette
 
 from rowbell.page import routes
 from rowbell.page.routes import FILES, MAX_BODY, STATIC
-from tests.page.conftest import TOKENS, Served
+from tests.integration import processes
+from tests.integration.processes import Gateway
+from tests.page.conftest import SECRET, TOKENS, Served
+
+page = importlib.import_module("rowbell.page.routes")
+"""The module: in its package the function of the same name stands before it."""
 
 NPM = Path(__file__).parents[1] / "clients" / "node_modules" / "@stomp" / "stompjs"
 
@@ -54,17 +61,17 @@ class Client:
         said |= {name.replace("_", "-"): value for name, value in headers.items()}
         return await self._ask("POST", path, body, {name: value for name, value in said.items() if value})
 
+    async def post_half(self, path: str, then: Callable[[], Awaitable[Any]]) -> Answer:
+        """Half a request; `then` is awaited for what comes next."""
+        messages = [{"type": "http.request", "body": b'{"user": ', "more_body": True}]
+
+        async def receive() -> Any:
+            return messages.pop() if messages else await then()
+
+        headers = {"host": "localhost:8114", "content-type": "application/json"}
+        return await self._answer(_scope("POST", path, headers), receive)
+
     async def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        }
         messages = [
             *(
                 {"type": "http.request", "body": body[n : n + PART], "more_body": True}
@@ -73,12 +80,16 @@ class Client:
             {"type": "http.request", "body": b"", "more_body": False},
         ]
         received = iter(messages)
-        sent: list[Any] = []
 
         async def receive() -> Any:
             if (message := next(received, None)) is None:
                 await asyncio.Event().wait()  # a client that stays until it has the answer
             return message
+
+        return await self._answer(_scope(method, path, headers), receive)
+
+    async def _answer(self, scope: dict[str, Any], receive: Callable[[], Awaitable[Any]]) -> Answer:
+        sent: list[Any] = []
 
         async def send(message: Any) -> None:
             sent.append(message)
@@ -87,6 +98,19 @@ class Client:
         start, *rest = sent
         answered = {name.decode(): value.decode() for name, value in start["headers"]}
         return Answer(start["status"], answered, b"".join(message.get("body", b"") for message in rest))
+
+
+def _scope(method: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
+    }
 
 
 @pytest.fixture
@@ -232,6 +256,11 @@ class TestRows:
 
 LOGIN = {"user": "alice"}
 
+HALF = (
+    b"POST /page/token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 100\r\n\r\n{"user": '
+)
+
 
 class TestStrangers:
     @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8114", "127.0.0.1:8114", "192.168.1.7", "[::1]:8114"])
@@ -262,6 +291,14 @@ class TestStrangers:
             ("http://localhost", 403),
             ("http://rowbell.example", 403),
             ("null", 403),
+            ("", 200),  # none
+            ("localhost:8114", 403),
+            ("http://localhost:8114/", 403),
+            ("http://a@localhost:8114", 403),
+            ("capacitor://localhost:8114", 403),
+            ("http://[", 403),
+            ("http://[::1", 403),
+            ("http://a\u00bd", 403),
         ],
     )
     async def test_an_origin_must_be_the_host(self, client: Client, origin: str, status: int) -> None:
@@ -314,6 +351,56 @@ class TestRequests:
         answer = await client.post("/page/token", b" " * (MAX_BODY + 1))
 
         assert answer.status == 413
+
+    async def test_what_takes_too_long_to_come_is_refused_and_the_connection_closed(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(page, "BODY_SECONDS", 0.1)
+
+        async def a_space() -> Any:
+            await asyncio.sleep(0.01)
+            return {"type": "http.request", "body": b" ", "more_body": True}
+
+        answer = await client.post_half("/page/token", a_space)
+
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+        assert answer.json["error"].startswith("The request was not there whole after ")
+
+    async def test_one_that_breaks_off_is_no_error_of_ours(self, client: Client) -> None:
+        async def broken() -> Any:
+            return {"type": "http.disconnect"}
+
+        assert (await client.post_half("/page/token", broken)).status == 400
+
+    async def test_one_that_is_cancelled_because_the_server_stops_is_answered(self, client: Client) -> None:
+        reading = asyncio.Event()
+
+        async def nothing() -> Any:
+            reading.set()
+            await asyncio.Event().wait()
+
+        asking = asyncio.create_task(client.post_half("/page/token", nothing))
+        await reading.wait()
+        asking.cancel()
+
+        assert (await asking).status == 503
+
+    def test_a_gateway_stops_in_the_midst_of_one_without_a_traceback(self, served: Served, tmp_path: Path) -> None:
+        env = {
+            "ROWBELL_DATABASE_URL": served.app_url.replace("an_app@", "a_gateway@"),
+            "ROWBELL_PAGE_DATABASE_URL": served.app_url,
+            "ROWBELL_JWT_SECRET": SECRET,
+        }
+        gateway = Gateway(env, tmp_path / "gateway.log")
+        with processes.running(gateway), socket.create_connection(("127.0.0.1", gateway.port)) as half:
+            half.sendall(HALF)
+            assert gateway.ready()  # by then it has read that
+
+            assert gateway.stop(within=10) == 0
+
+            half.settimeout(1)
+            assert half.recv(1000).startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 400 "))
+        assert "Traceback" not in gateway.log.read_text()
 
     async def test_the_longest_row_fits(self, writer: Client) -> None:
         row = {"recipientId": "bob", "title": "t" * 500, "body": '"' * 16384, "data": json.dumps({"a": "\\" * 12000})}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from rowbell.changes.rows import MAX_ID, check_data, deleted, incomplete
+from rowbell.changes.rows import MAX_ID, deleted, incomplete
 from rowbell.errors import UndecodableRecord
 from rowbell.notification import DELETED, Change, Notification, change_of
 
@@ -81,18 +81,27 @@ _DAMAGED = (struct.error, IndexError, TypeError, ValueError)
 """What decoding something else than what the protocol says raises. UnicodeDecodeError is a ValueError."""
 
 
-class Decoder:
-    """pgoutput's messages, one after the other, to changes. Keeps the transaction and the relations it was told of."""
+Wanted = Callable[[str], bool]
+"""Are the rows of this recipient wanted?"""
 
-    def __init__(self) -> None:
+
+class Decoder:
+    """pgoutput's messages, one after the other, to changes. Keeps the transaction and the relations it was told of.
+
+    A row whose recipient is not `wanted` gives no change, and is not looked at any further: it costs a quarter.
+    """
+
+    def __init__(self, wanted: Wanted | None = None) -> None:
+        self._wanted = wanted
         self._relations: dict[int, _Relation | None] = {}
         """OID → how to read its rows; None for a table that is not ours."""
-        self._xid = 0
+        self.xid = 0
         """Of the transaction that is being read; 0 between two."""
-        self._committed_at = 0
+        self.committed_at = 0
+        """When the transaction committed that is being read, or was last: epoch microseconds of the server's clock."""
 
     def decode(self, message: bytes, at: int = 0) -> Change | None:
-        """The change in the message that begins at `at`; None if it tells of none.
+        """The change in the message that begins at `at`; None if it tells of none that is wanted.
 
         A row without an unchanged TOASTed column is a Change that is `incomplete`. The `tx` of a deletion has 32 bits.
         Whatever the protocol does not say raises UndecodableRecord; the messages after it can be decoded.
@@ -102,11 +111,11 @@ class Decoder:
             if kind in _ROWS:
                 return self._row(kind, message, at + 1)
             if kind == _BEGINS:
-                self._xid = 0
-                _, committed_at, self._xid = _BEGIN(message, at + 1)
-                self._committed_at = committed_at + _EPOCH_2000 * 1000
+                self.xid = 0
+                _, committed_at, self.xid = _BEGIN(message, at + 1)
+                self.committed_at = committed_at + _EPOCH_2000 * 1000
             elif kind == _COMMITS:
-                self._xid = 0
+                self.xid = 0
             elif kind == _RELATION:
                 self._learn(message, at + 1)
             elif kind not in _SKIPPED:
@@ -125,9 +134,14 @@ class Decoder:
             return None
         if relation.complaint is not None:
             raise UndecodableRecord(relation.complaint)
-        if self._xid == 0:
+        if self.xid == 0:
             raise UndecodableRecord("a row outside of a transaction")
         at += 4
+        if self._wanted is not None:
+            # What stands first, the old key or the new row, says whom the row is for: that never changes.
+            recipient_id = _recipient(message, at + 1, relation)
+            if recipient_id is not None and not self._wanted(recipient_id):
+                return None
         old: list[_Value] | None = None
         if kind != _INSERT and message[at] in (_KEY, _OLD):
             old, at, _ = _values(message, at + 1, relation)
@@ -172,8 +186,7 @@ class Decoder:
             raise UndecodableRecord(relation.explain(values)) from error
         _check_key(id, notification.recipient_id)
         _check_numbers(version, inserted_tx, changed_tx)
-        check_data(notification.data, "data")
-        return change_of(notification, self._committed_at)
+        return change_of(notification, self.committed_at)
 
     def _incomplete(self, relation: _Relation, values: list[Any]) -> Change:
         row = dict(zip(COLUMNS, relation.pick(values), strict=True))
@@ -192,7 +205,7 @@ class Decoder:
         _check_key(id, recipient_id)
         _check_numbers(version, inserted_tx, changed_tx)
         read = row["read_at"] is not None
-        return incomplete(id, recipient_id, version, inserted_tx, changed_tx, read, channel, self._committed_at)
+        return incomplete(id, recipient_id, version, inserted_tx, changed_tx, read, channel, self.committed_at)
 
     def _deleted(self, relation: _Relation, old: list[Any] | None) -> Change:
         row = {} if old is None else dict(zip(COLUMNS, relation.pick(old), strict=True))
@@ -204,7 +217,7 @@ class Decoder:
                 "a DELETE without `id` and `recipient_id`: is the replica identity (recipient_id, id)?"
             ) from error
         _check_key(id, recipient_id)
-        return deleted(id, recipient_id, self._xid, self._committed_at)
+        return deleted(id, recipient_id, self.xid, self.committed_at)
 
     def _learn(self, message: bytes, at: int) -> None:
         """A Relation message: it comes before the first row of a table, and again when the table has changed."""
@@ -238,6 +251,8 @@ class _Relation:
         """Why its rows cannot be read: each of them will say so."""
         self._keys = keys
         if self.complaint is None:
+            self.recipient = names.index("recipient_id")
+            """Which of the values says whom the row is for."""
             self.pick: Callable[[Sequence[Any]], tuple[Any, ...]] = itemgetter(*map(names.index, COLUMNS))
             """The values of COLUMNS, in that order, of those of a row."""
 
@@ -300,6 +315,16 @@ def _values(message: bytes, at: int, relation: _Relation) -> tuple[list[_Value],
     return values, at, whole
 
 
+def _recipient(message: bytes, at: int, relation: _Relation) -> str | None:
+    """Whom the row is for whose values begin at `at`; None if they do not say."""
+    at += 2
+    for _ in range(relation.recipient):
+        at += 5 + _INT32(message, at + 1)[0] if message[at] == _BINARY else 1
+    if message[at] != _BINARY:
+        return None
+    return message[at + 5 : at + 5 + _INT32(message, at + 1)[0]].decode()
+
+
 def _name(message: bytes, at: int) -> tuple[str, int]:
     """A string that ends with a zero byte, and what follows it."""
     end = message.index(0, at)
@@ -334,6 +359,7 @@ def _milliseconds(microseconds: int) -> int:
 
 
 def _text_of_jsonb(value: bytes) -> str:
+    """Valid JSON, as it is PostgreSQL that printed it, and an object, by the table's CHECK: it need not be parsed."""
     if value[0] != 1:
         raise ValueError(f"it has version {value[0]}, where 1 is known")
     return value[1:].decode()
@@ -350,7 +376,6 @@ _READERS: dict[int, Callable[[bytes], object]] = {
 
 _DATA, _KEEPALIVE = b"wk"
 _DATA_HEADER = struct.Struct("!BQQq")
-_POSITION = struct.Struct("!Q").unpack_from
 _KEEPALIVE_LAYOUT = struct.Struct("!BQqB")
 _STATUS = struct.Struct("!cQQQqB")
 
@@ -358,8 +383,11 @@ _STATUS = struct.Struct("!cQQQqB")
 class CopyStream:
     """What START_REPLICATION streams: messages of the server in, changes out, and the status updates to send."""
 
-    def __init__(self) -> None:
-        self._decode = Decoder().decode
+    def __init__(self, wanted: Wanted | None = None) -> None:
+        self._decoder = Decoder(wanted)
+        self._decode = self._decoder.decode
+        self.sent = 0
+        """When the server sent the message of pgoutput that was received last: microseconds since 2000."""
         self.position = 0
         """Where in the log the message stood that was received last."""
         self.received = 0
@@ -367,12 +395,26 @@ class CopyStream:
         self.confirmed = 0
         self.reply_wanted = False
         """Does the server ask for a status at once?"""
+        self.answer_wanted = False
+        """Has the server been asked for a keep-alive, and sent none since?"""
+
+    @property
+    def lag(self) -> float:
+        """How long after its commit the server sent what was received last, in seconds, both by the server's clock."""
+        if not self._decoder.committed_at:
+            return 0.0
+        return max(0, self.sent + _EPOCH_2000 * 1000 - self._decoder.committed_at) / 1_000_000
+
+    @property
+    def in_transaction(self) -> bool:
+        """Is more to come of the transaction that was received last?"""
+        return self._decoder.xid != 0
 
     def receive(self, message: bytes) -> Change | None:
         """The change that the message carries, if any. UndecodableRecord as from `Decoder.decode`."""
         if message[:1] == b"w":
             try:
-                (position,) = _POSITION(message, 1)
+                _, position, _, self.sent = _DATA_HEADER.unpack_from(message)
             except struct.error as error:
                 raise UndecodableRecord(f"a message of the stream that is cut short: {error}") from error
             if position:  # the Relation and Begin of some transactions stand nowhere
@@ -388,6 +430,7 @@ class CopyStream:
             raise UndecodableRecord(f"a message of the stream of the unknown type {chr(kind)!r}")
         self.received = max(self.received, end)
         self.reply_wanted = self.reply_wanted or wanted != 0
+        self.answer_wanted = False
         return None
 
     def status(self, now: float, ask: bool = False) -> bytes:
@@ -396,6 +439,7 @@ class CopyStream:
         `ask`: the server is to answer at once with a keep-alive.
         """
         self.reply_wanted = False
+        self.answer_wanted = self.answer_wanted or ask
         self.confirmed = self.received
         clock = int(now * 1_000_000) - _EPOCH_2000 * 1000
         return _STATUS.pack(b"r", self.received, self.received, self.received, clock, ask)

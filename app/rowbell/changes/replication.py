@@ -19,7 +19,7 @@ from psycopg.pq.abc import PGresult
 
 from rowbell import postgres
 from rowbell.changes import DeadRecord
-from rowbell.changes.pgoutput import OPTIONS, PUBLICATION, CopyStream, payload
+from rowbell.changes.pgoutput import OPTIONS, PUBLICATION, CopyStream, Wanted, payload
 from rowbell.errors import UndecodableRecord
 from rowbell.notification import Change
 
@@ -35,8 +35,15 @@ is shorter."""
 SILENCE_SECONDS = 60.0
 """A server that says nothing for so long, though it was asked, is given up; for its wal_sender_timeout, if that is
 longer: decoding a huge transaction of other tables it answers after half of it."""
-ASK_SECONDS = 5.0
-"""A server that has said nothing for so long is asked to."""
+LAG_SECONDS = 0.3
+"""What is received so long after its commit is late; and so is an answer of the server."""
+LARGE_SECONDS = 0.05
+REST_SECONDS = 0.005
+"""A transaction that takes longer than the first to come is read with rests between: the server sends each row by
+itself, and waking for each costs both sides more than the row. A change that is not wanted then costs 1.9 µs instead of
+5.8, and 200,000 of them pass in 0.9 s instead of 1.6."""
+BELIEF_SECONDS = 10.0
+"""How long at most the stream is believed to lag, after the last transaction came late."""
 CANCEL_SECONDS = 0.5
 """How long the server may take to hear that the slot is not wanted any more."""
 
@@ -80,22 +87,28 @@ class Replication:
     psycopg.Error when the connection is lost, or the server refuses.
     """
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, connection: psycopg.AsyncConnection[Any], wanted: Wanted | None) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
-        self._stream = CopyStream()
+        self._stream = CopyStream(wanted)
         self._reads = _TLS_READS if self._pgconn.ssl_in_use else 1
         self._busy = False
         """Is a command under way?"""
         self._heard = time.monotonic()
+        """When the server was last heard of; monotonic, as all times here."""
+        self._asked = 0.0
+        """When it was asked for the keep-alive that is wanted."""
+        self._streamed = 0.0
+        """When a part of a transaction was last received."""
         self._silence = SILENCE_SECONDS
         self.slot = SLOT_PREFIX + secrets.token_hex(8)
         self.status_seconds = STATUS_SECONDS
 
     @classmethod
-    async def connect(cls, database_url: str, parameters: dict[str, Any]) -> Replication:
-        return cls(await postgres.connect(database_url, parameters, replication="database"))
+    async def connect(cls, database_url: str, parameters: dict[str, Any], wanted: Wanted | None = None) -> Replication:
+        """`wanted` as in `Decoder`."""
+        return cls(await postgres.connect(database_url, parameters, replication="database"), wanted)
 
     # Before the stream
 
@@ -153,7 +166,7 @@ class Replication:
         """Take what is there, at most MAX_BATCH changes and for TURN_SECONDS. May there be more?"""
         get, clock = self._pgconn.get_copy_data, time.perf_counter
         until = clock() + TURN_SECONDS
-        fruitless, received = 0, False
+        fruitless, received, sent = 0, False, self._stream.sent
         while reading.size < MAX_BATCH and clock() < until:
             size, message = get(1)
             if size > 0:
@@ -166,10 +179,16 @@ class Replication:
                 self._pgconn.consume_input()
                 fruitless += 1
             else:
-                self._listen(received)
+                self._listen(received, sent)
                 return False
-        self._listen(received)
+        self._listen(received, sent)
         return True
+
+    async def more(self) -> None:
+        """Wait until the server has sent more, or for LOOK_SECONDS."""
+        if self._stream.in_transaction and self._stream.lag > LARGE_SECONDS:
+            await asyncio.sleep(REST_SECONDS)
+        await self.readable()
 
     async def readable(self) -> None:
         """Wait until the server has sent something, or for LOOK_SECONDS."""
@@ -183,16 +202,45 @@ class Replication:
             timer.cancel()
             self._loop.remove_reader(socket)
 
+    @property
+    def lags(self) -> bool:
+        """Does what is committed now come late?
+
+        Two signs, and neither compares our clock with the server's. The last transaction was late when the server sent
+        it: then PostgreSQL is behind in decoding, or in the midst of a large transaction, and the longer it was late
+        the longer that is believed, unless one comes in time. Or the server does not answer: it is busy with a
+        transaction that it will send, or needs not to; or its answer stands behind what we have not read yet.
+        """
+        now = time.monotonic()
+        if self._stream.answer_wanted and now - self._asked > LAG_SECONDS:
+            return True
+        lag, since = self._stream.lag, now - self._streamed
+        if self._stream.in_transaction:
+            return lag + since > LAG_SECONDS
+        return lag > LAG_SECONDS and since < min(lag, BELIEF_SECONDS)
+
+    def ask(self) -> None:
+        """Confirm, and have the server answer."""
+        if again := not self._stream.answer_wanted:
+            self._asked = time.monotonic()
+        self._send_status(ask=again)
+
     def confirm(self) -> None:
         """Send a status update: everything received is confirmed."""
-        silent = time.monotonic() - self._heard
-        self._pgconn.put_copy_data(self._stream.status(time.time(), ask=silent > ASK_SECONDS))
-        self._pgconn.flush()
+        self._send_status()
 
     def confirm_news(self) -> None:
-        """Confirm what has been received since, or because the server asks: commits may be made to wait for it."""
-        if self._stream.reply_wanted or self._stream.received > self._stream.confirmed:
+        """Confirm what has been received since, or because the server asks: commits may be made to wait for it.
+
+        Not in the midst of a transaction: what counts is its end.
+        """
+        news = self._stream.received > self._stream.confirmed and not self._stream.in_transaction
+        if news or self._stream.reply_wanted:
             self.confirm()
+
+    def _send_status(self, ask: bool = False) -> None:
+        self._pgconn.put_copy_data(self._stream.status(time.time(), ask))
+        self._pgconn.flush()
 
     def _take(self, message: bytes, reading: Reading) -> None:
         try:
@@ -206,9 +254,14 @@ class Replication:
             reading.changes.append(change)
         reading.size += 1
 
-    def _listen(self, received: bool) -> None:
-        """Give up a server that has said nothing for too long."""
+    def _listen(self, received: bool, sent: int) -> None:
+        """Note when the server was heard of, and give up one that has said nothing for too long.
+
+        `sent`: when it had sent the last part of a transaction, before this was received.
+        """
         now = time.monotonic()
+        if self._stream.sent != sent:
+            self._streamed = now
         if received:
             self._heard = now
         elif now - self._heard > self._silence:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from rowbell.changes.pgoutput import COLUMNS, PUBLICATION
-from rowbell.errors import DatabaseUnavailable
+from rowbell.errors import DatabaseError, DatabaseUnavailable
 from rowbell.postgres import connect, defaults, encoding_complaint, shown, wal_level_complaint
 
 APPLICATION = "rowbell-check"
@@ -23,56 +23,88 @@ CREATE = (
 LOOK = """
     SELECT current_setting('wal_level') AS wal_level,
            current_setting('server_encoding') AS encoding,
+           current_setting('server_version_num')::int AS version,
            current_setting('max_replication_slots')::int AS max_slots,
            current_setting('max_wal_senders')::int AS max_senders,
            (SELECT count(*) FROM pg_replication_slots) AS slots,
            (SELECT count(*) FROM pg_stat_replication) AS senders,
            quote_ident(current_user) AS login,
-           rolsuper AS superuser,
+           rolinherit AS inherits,
            -- Amazon's way of giving it.
            rolsuper OR rolreplication OR EXISTS (
              SELECT FROM pg_roles managed WHERE managed.rolname = 'rds_replication'
              AND pg_has_role(current_user, managed.oid, 'MEMBER')) AS replicates,
-           (SELECT bool_and(to_regclass('public.' || name) IS NOT NULL) FROM unnest(ARRAY[
-              'notification', 'unread_notification', 'notification_deleted', 'notification_delivery', 'rowbell_epoch']
-            ) name) AS migrated
-    FROM pg_roles WHERE rolname = current_user
+           EXISTS (
+             SELECT FROM pg_auth_members JOIN pg_roles ours ON ours.oid = roleid
+             WHERE member = login.oid AND ours.rolname = 'rowbell_gateway') AS member,
+           (SELECT pg_has_role(ours.oid, 'USAGE') FROM pg_roles ours WHERE rolname = 'rowbell_gateway') AS as_gateway,
+           -- Not by their names: whoever lacks USAGE on the schema may not use those.
+           (SELECT count(*) = 5 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE nspname = 'public' AND relname IN ('notification', 'unread_notification', 'notification_deleted',
+                                                     'notification_delivery', 'rowbell_epoch')) AS migrated
+    FROM pg_roles login WHERE rolname = current_user
 """
 
 LOOK_AT_PUBLICATION = """
     SELECT pubinsert AND pubupdate AND pubdelete AS whole,
            attnames::text[] AS columns,
-           rowfilter IS NOT NULL AS filtered
+           rowfilter IS NOT NULL AS filtered,
+           EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = pg_publication.oid) AS of_schemas
     FROM pg_publication
     LEFT JOIN pg_publication_tables published
       ON published.pubname = pg_publication.pubname AND schemaname = 'public' AND tablename = 'notification'
     WHERE pg_publication.pubname = %s
 """
 
-LOOK_AT_IDENTITY = """
+LOOK_AT_TABLE = """
     SELECT EXISTS (
-      SELECT FROM pg_index
-      WHERE indrelid = 'public.notification'::regclass AND indisreplident
-      AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY(indkey))
-          @> ARRAY['recipient_id', 'id'])
-    OR relreplident = 'f' FROM pg_class WHERE oid = 'public.notification'::regclass
+             SELECT FROM pg_index
+             WHERE indrelid = notification.oid AND indisreplident
+             AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY(indkey))
+                 @> ARRAY['recipient_id', 'id']) AS by_key,
+           relreplident = 'f' AS by_row,
+           -- By any publication: while the identity is the whole row, no row can be updated then.
+           EXISTS (SELECT FROM pg_publication_rel JOIN pg_publication ON pg_publication.oid = prpubid
+                   WHERE prrelid = notification.oid AND prattrs IS NOT NULL AND (pubupdate OR pubdelete)
+                  ) AS columns_listed,
+           (SELECT coalesce(json_object_agg(tgname, tgenabled), '{}')
+            FROM pg_trigger WHERE tgrelid = notification.oid) AS triggers
+    FROM pg_class notification WHERE relname = 'notification' AND relnamespace = 'public'::regnamespace
 """
 
+TRIGGERS = {
+    "notification_stamp": ("BEFORE INSERT OR UPDATE", "changes are not numbered, and do not reach anybody"),
+    "notification_tombstone": ("AFTER DELETE", "deletions are not kept for those whom the stream did not tell"),
+}
+"""Without which what is written is not delivered, or not surely: when each fires, and what happens if it does not."""
+DISABLED = "DR"
+"""In pg_trigger: D is disabled, R fires under replication only."""
+
+RIGHTS = {
+    "notification": ("SELECT", "UPDATE (read_at)"),
+    "unread_notification": ("SELECT",),
+    "notification_deleted": ("SELECT", "DELETE"),
+    "notification_delivery": ("SELECT", "INSERT", "DELETE"),
+    "rowbell_epoch": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+}
+"""Table → what a gateway does with it: what the role rowbell_gateway is granted."""
+
 LOOK_AT_RIGHTS = """
-    SELECT has_schema_privilege('public', 'USAGE')
-       AND has_table_privilege('public.notification', 'SELECT')
-       AND has_column_privilege('public.notification', 'read_at', 'UPDATE')
-       AND has_table_privilege('public.unread_notification', 'SELECT')
-       AND has_table_privilege('public.notification_deleted', 'SELECT')
-       AND has_table_privilege('public.notification_deleted', 'DELETE')
-       AND has_table_privilege('public.notification_delivery', 'SELECT')
-       AND has_table_privilege('public.notification_delivery', 'INSERT')
-       AND has_table_privilege('public.notification_delivery', 'DELETE')
-       AND has_table_privilege('public.rowbell_epoch', 'SELECT')
-       AND has_table_privilege('public.rowbell_epoch', 'INSERT')
-       AND has_table_privilege('public.rowbell_epoch', 'UPDATE')
-       AND has_table_privilege('public.rowbell_epoch', 'DELETE')
+    SELECT has_schema_privilege('public', 'USAGE') AS schema,
+           has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') AS control,
+           ARRAY(
+             SELECT format('%%s ON %%s', wanted, relname)
+             FROM unnest(%s::text[], %s::text[]) AS wish (name, wanted)
+             JOIN pg_class ON relname = name AND relnamespace = 'public'::regnamespace
+             WHERE NOT CASE WHEN wanted LIKE '%%(read_at)'
+                            THEN has_column_privilege(pg_class.oid, 'read_at', 'UPDATE')
+                            ELSE has_table_privilege(pg_class.oid, wanted) END
+           ) AS lacking
 """
+_WISHES = [(table, right) for table, rights in RIGHTS.items() for right in rights]
+
+INHERIT_BY_GRANT = 160000
+"""From this version on, whether a member has a role's rights is said by each GRANT, and not by the member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +120,8 @@ class Findings:
 def check_requirements(database_url: str) -> Findings:
     """What PostgreSQL lacks for gateways that read its log. Blocks: not to be called on an event loop.
 
-    DatabaseUnavailable when it cannot be reached, SettingsError when libpq cannot read the URL.
+    DatabaseUnavailable when it cannot be reached, DatabaseError when it refuses to be asked, SettingsError when libpq
+    cannot read the URL.
     """
     return asyncio.run(_check(database_url, defaults(database_url, APPLICATION)))
 
@@ -102,6 +135,8 @@ async def _check(database_url: str, parameters: dict[str, Any]) -> Findings:
             f"cannot connect to {shown(database_url)}: {error}\n"
             'Check ROWBELL_DATABASE_URL, and that this works: psql "$ROWBELL_DATABASE_URL"'
         ) from error
+    except psycopg.Error as error:
+        raise DatabaseError(f"{shown(database_url)} refuses to be asked what it lacks: {error}") from error
     if not findings.errors and not findings.warnings:
         findings.errors.extend(await _refusal(database_url, parameters))
     return findings
@@ -118,16 +153,9 @@ async def missing(connection: psycopg.AsyncConnection[Any]) -> Findings:
         return findings
     publication = await (await cursor.execute(LOOK_AT_PUBLICATION, [PUBLICATION])).fetchone()
     _look_at_publication(publication, findings)
-    identity = await (await connection.execute(LOOK_AT_IDENTITY)).fetchone()
-    if identity != (True,):
-        findings.errors.append(
-            "a DELETE does not carry the recipient: the replica identity of notification is another. Run: "
-            "ALTER TABLE notification REPLICA IDENTITY USING INDEX notification_recipient_key;"
-        )
-    if await (await connection.execute(LOOK_AT_RIGHTS)).fetchone() != (True,):
-        findings.errors.append(
-            f"the login {server.login} lacks rights on Rowbell's tables. Run: GRANT rowbell_gateway TO {server.login};"
-        )
+    _look_at_table(await (await cursor.execute(LOOK_AT_TABLE)).fetchone(), findings)
+    wishes = [list(column) for column in zip(*_WISHES, strict=True)]
+    _look_at_rights(server, await (await cursor.execute(LOOK_AT_RIGHTS, wishes)).fetchone(), findings)
     return findings
 
 
@@ -181,16 +209,64 @@ def _look_at_publication(publication: Any | None, findings: Findings) -> None:
             f"the publication {PUBLICATION} leaves out some kinds of writes. Run: "
             f"ALTER PUBLICATION {PUBLICATION} SET (publish = 'insert, update, delete');"
         )
+    # PostgreSQL refuses a list of columns where the publication has whole schemas, and SET would take those out.
+    table = "notification" if publication.of_schemas else TABLE
+    add = f"ALTER PUBLICATION {PUBLICATION} ADD TABLE {table};"
     if publication.columns is None:
-        findings.errors.append(
-            f"the publication {PUBLICATION} lacks the table notification. Run: "
-            f"ALTER PUBLICATION {PUBLICATION} ADD TABLE {TABLE};"
-        )
+        findings.errors.append(f"the publication {PUBLICATION} lacks the table notification. Run: {add}")
         return
     lacking = [column for column in COLUMNS if column not in publication.columns]
     if lacking or publication.filtered:
         what = f"the columns {', '.join(lacking)} of notification" if lacking else "rows: it has a filter"
+        mended = f"ALTER PUBLICATION {PUBLICATION} SET TABLE {table}, rowbell_heartbeat;"
+        if publication.of_schemas:
+            mended = f"ALTER PUBLICATION {PUBLICATION} DROP TABLE notification; {add}"
+        findings.errors.append(f"the publication {PUBLICATION} lacks {what}. Run: {mended}")
+
+
+def _look_at_table(table: Any, findings: Findings) -> None:
+    mended = "Run: ALTER TABLE notification REPLICA IDENTITY USING INDEX notification_recipient_key;"
+    if table.by_row and table.columns_listed:
         findings.errors.append(
-            f"the publication {PUBLICATION} lacks {what}. Run: "
-            f"ALTER PUBLICATION {PUBLICATION} SET TABLE {TABLE}, rowbell_heartbeat;"
+            "every UPDATE and DELETE fails: the replica identity of notification is the whole row, and a publication "
+            f"lists the columns that it has. {mended}"
         )
+    elif not table.by_row and not table.by_key:
+        findings.errors.append(
+            f"a DELETE does not carry the recipient: the replica identity of notification is another. {mended}"
+        )
+    for trigger, (when, effect) in TRIGGERS.items():
+        enabled = table.triggers.get(trigger)
+        if enabled is not None and enabled not in DISABLED:
+            continue
+        create = f"CREATE TRIGGER {trigger} {when} ON notification FOR EACH ROW EXECUTE FUNCTION {trigger}();"
+        enable = f"ALTER TABLE notification ENABLE ALWAYS TRIGGER {trigger};"
+        found, mended = ("missing", f"{create} {enable}") if enabled is None else ("disabled", enable)
+        findings.errors.append(f"the trigger {trigger} is {found}: {effect}. Run: {mended}")
+
+
+def _look_at_rights(server: Any, rights: Any, findings: Findings) -> None:
+    if not rights.schema:
+        findings.errors.append(
+            f"the login {server.login} may not use the schema with Rowbell's tables. Run: "
+            f"GRANT USAGE ON SCHEMA public TO {server.login};"
+        )
+    if rights.lacking:
+        findings.errors.append(
+            f"the login {server.login} lacks rights on Rowbell's tables. Run: {_giving_rights(server, rights.lacking)}"
+        )
+    if not rights.control:
+        findings.errors.append(
+            f"the login {server.login} may not ask which server this is. In this database, as a superuser, run: "
+            f"GRANT EXECUTE ON FUNCTION pg_control_system() TO {server.login};"
+        )
+
+
+def _giving_rights(server: Any, lacking: list[str]) -> str:
+    if server.as_gateway:  # then the role has lost some
+        return " ".join(f"GRANT {right} TO rowbell_gateway;" for right in lacking)
+    grant = f"GRANT rowbell_gateway TO {server.login}"
+    if server.version >= INHERIT_BY_GRANT:
+        return f"{grant} WITH INHERIT TRUE;" if server.member or not server.inherits else f"{grant};"
+    needed = [] if server.inherits else [f"ALTER ROLE {server.login} INHERIT;"]
+    return " ".join(needed if server.member else [*needed, f"{grant};"])

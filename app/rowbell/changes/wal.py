@@ -16,9 +16,9 @@ import psycopg
 
 from rowbell.backoff import backoff
 from rowbell.changes import Batch, DeadRecord
-from rowbell.changes.pgoutput import lsn
+from rowbell.changes.pgoutput import Wanted, lsn
 from rowbell.changes.replication import MAX_BATCH, Reading, Replication
-from rowbell.changes.requirements import missing
+from rowbell.changes.requirements import Findings, missing
 from rowbell.logs import get_logger
 from rowbell.postgres import connect, defaults, shown
 
@@ -34,6 +34,8 @@ STALL_SECONDS = 30.0
 """How long a batch may wait to be taken before the stream is given up: it holds back WAL, and PostgreSQL's shutdown."""
 CLOSE_SECONDS = 0.9
 """How long the end of a connection may take."""
+CHECK_SECONDS = 30.0
+"""Between two looks at whether the stream still brings everything. Each takes a connection, and a few milliseconds."""
 
 OPEN_TRANSACTIONS = """
     SELECT coalesce('prepared transaction ' || quote_literal(gid) || ' in the database ' || database,
@@ -56,8 +58,14 @@ class WalChanges:
     the rest of even the largest transaction stays with PostgreSQL.
     """
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, wanted: Wanted | None = None) -> None:
+        """`wanted` says for whom changes are wanted: for everybody, if it is left out.
+
+        It is asked when a row is read, and one that it does not want costs a quarter. It may know less than it will a
+        moment later: the row of somebody who is just subscribing, and was skipped, comes by their paging or the sweep.
+        """
         self._url = database_url
+        self._wanted = wanted
         self._parameters = defaults(database_url, APPLICATION)
         self._task: asyncio.Task[None] | None = None
         self._reading = Reading()
@@ -68,6 +76,8 @@ class WalChanges:
         """Set when it has been taken."""
         self._connection: Replication | None = None
         self._streaming = False
+        self._lacking: tuple[str, ...] = ()
+        """What an administrator must mend before the stream that stands brings everything."""
         self._closing = False
         self._complaints: set[tuple[str, ...]] = set()
         """The reasons that have been logged since the stream last ran."""
@@ -76,8 +86,13 @@ class WalChanges:
 
     @property
     def streaming(self) -> bool:
-        """Does what is committed now come through the stream? Until then only the sweep delivers it."""
-        return self._streaming
+        """Does what is committed now come through the stream, and soon? If not, the sweep is to hurry.
+
+        Not while there is no slot, while the stream lags (behind a large transaction, for instance), and while the
+        publication or the login lacks something.
+        """
+        connection = self._connection
+        return self._streaming and not self._lacking and connection is not None and not connection.lags
 
     def batches(self) -> AsyncIterator[Batch]:
         if self._task is None and not self._closing:
@@ -134,14 +149,15 @@ class WalChanges:
 
     async def _stream(self) -> None:
         """Over one connection, until it is lost."""
-        self._connection = connection = await Replication.connect(self._url, self._parameters)
+        self._connection = connection = await Replication.connect(self._url, self._parameters, self._wanted)
         try:
             await self._start(connection)
-            confirming = asyncio.create_task(_confirm_regularly(connection))
+            beside = [asyncio.create_task(_ask_regularly(connection)), asyncio.create_task(self._check(connection))]
             try:
                 await self._read(connection)
             finally:
-                confirming.cancel()
+                for task in beside:
+                    task.cancel()
         finally:
             await connection.abandon()
             self._connection = None
@@ -155,6 +171,7 @@ class WalChanges:
             telling.cancel()
         await connection.start()
         self._streaming = True
+        self._lacking = ()
         self._complaints.clear()
         self._undecodable = None
         log.info("wal_streaming", slot=connection.slot)
@@ -170,7 +187,7 @@ class WalChanges:
                 await asyncio.sleep(0)
             else:
                 connection.confirm_news()
-                await connection.readable()
+                await connection.more()
             if self._reading.size >= MAX_BATCH:
                 await self._wait_for_room(connection)
 
@@ -187,6 +204,27 @@ class WalChanges:
             await self._room.wait()
             raise psycopg.OperationalError(problem) from None
 
+    async def _check(self, connection: Replication) -> None:
+        """A stream from which something was taken away goes on without a word: look, now and regularly."""
+        while True:
+            with suppress(psycopg.Error, OSError):  # that it cannot be asked means nothing
+                self._judge(connection, tuple((await self._ask()).errors))
+            await asyncio.sleep(CHECK_SECONDS)
+
+    def _judge(self, connection: Replication, lacking: tuple[str, ...]) -> None:
+        if lacking != self._lacking:
+            self._complaints.discard(self._lacking)  # so that it is told of again when it comes again
+            if not lacking:
+                log.info("wal_streaming", slot=connection.slot)
+        if lacking:
+            self._say("wal_refused", *lacking, problem="the stream does not bring everything", advice=list(lacking))
+        self._lacking = lacking
+
+    async def _ask(self) -> Findings:
+        """What PostgreSQL lacks, over a connection of its own."""
+        async with await connect(self._url, self._parameters) as connection:
+            return await missing(connection)
+
     # Telling
 
     def _lost(self, problem: str) -> None:
@@ -199,8 +237,7 @@ class WalChanges:
             self._lost(problem)
             return
         try:
-            async with await connect(self._url, self._parameters) as connection:
-                findings = await missing(connection)
+            findings = await self._ask()
         except (psycopg.Error, OSError):
             self._lost(problem)
             return
@@ -230,12 +267,12 @@ class WalChanges:
         log.warning("slot_waits", waits_for=transactions, meanwhile="the sweep delivers")
 
 
-async def _confirm_regularly(connection: Replication) -> None:
-    """Whether anything is read or not: PostgreSQL gives up who does not answer."""
+async def _ask_regularly(connection: Replication) -> None:
+    """Whether anything is read or not: PostgreSQL gives up who says nothing, and its answer says whether it lags."""
     with suppress(psycopg.Error):  # reading meets it too, and tells
         while True:
             await asyncio.sleep(connection.status_seconds)
-            connection.confirm()
+            connection.ask()
 
 
 async def _open_transactions(connection: psycopg.AsyncConnection[Any]) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import psycopg
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -62,6 +63,8 @@ TOKEN_LIFETIME = 3600
 
 MAX_BODY = 128 * 1024
 """Bytes of a request: 16 KiB of body and 24 KiB of data fit in, with every second character escaped."""
+BODY_SECONDS = 10.0
+"""A request's body may take so long to come. The page has all of it when it begins, and a stop waits for the rest."""
 
 
 class Login(msgspec.Struct, forbid_unknown_fields=True):
@@ -153,26 +156,42 @@ def _for_the_page_only(handler: Handler, hosts: Collection[str]) -> Handler:
         try:
             return await handler(request)
         except HTTPException as refused:
-            return _json({"error": refused.detail}, refused.status_code)
+            return _json({"error": refused.detail}, refused.status_code, refused.headers)
+        except ClientDisconnect:
+            return _json({"error": "The request broke off."}, 400)  # which nobody reads
+        except asyncio.CancelledError:
+            # The server stops, and waits no longer. Nobody else cancels a handler, and nothing of it is left to end.
+            return _json({"error": "The gateway is stopping."}, 503)
 
     return serve
 
 
 async def _read(request: Request, what: type[T]) -> T:
-    """The request's JSON. HTTPException if it is too long, or something else."""
+    """The request's JSON. HTTPException if it is too long, or too slow, or something else."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise HTTPException(415, "The request must be JSON, with Content-Type: application/json.")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await _body(request)
+    except TimeoutError:
+        # RFC 9110, 15.5.9: the connection is closed, as the rest of the request could not be told from another one.
+        problem = f"The request was not there whole after {BODY_SECONDS:.0f} seconds."
+        raise HTTPException(408, problem, {"Connection": "close"}) from None
+    try:
+        return msgspec.json.decode(body, type=what)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise HTTPException(400, f"The request is not what was expected: {error}") from None
+
+
+async def _body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
             raise HTTPException(413, f"The request is longer than {MAX_BODY} bytes.")
-    try:
-        return msgspec.json.decode(bytes(body), type=what)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise HTTPException(400, f"The request is not what was expected: {error}") from None
+    return bytes(body)
 
 
-def _json(content: dict[str, Any], status: int = 200) -> JSONResponse:
-    return JSONResponse(content, status, HEADERS | {"Cache-Control": "no-store"})
+def _json(content: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(content, status, HEADERS | {"Cache-Control": "no-store"} | dict(headers or {}))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::[0-9]{1,5})?")
 
@@ -25,7 +24,7 @@ def complaint(headers: Mapping[str, str], hosts: Collection[str]) -> str | None:
     if not (match := _HOST.fullmatch(host)) or not _is_this_machine(match[1].lower(), hosts):
         return "This page answers under localhost or an IP address, not under the host name in your request."
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
         return "This request comes from another site's page, and only Rowbell's own page may send it."
     if headers.get("sec-fetch-site") not in _OURS:
         return "This request comes from another site's page, and only Rowbell's own page may send it."
