@@ -107,7 +107,7 @@ async def test_the_log_gives_what_debezium_gives(stack: Stack, names: dict[str, 
     kafka = KafkaChanges(
         env["ROWBELL_KAFKA_BOOTSTRAP_SERVERS"], "rowbell.public.notification", f"test-{uuid.uuid4().hex}"
     )
-    wal = WalChanges(stack.database_url("connector"))
+    wal = WalChanges(stack.database_url("postgres"))
     try:
         async with asyncio.timeout(SOON):
             # given
