@@ -31,6 +31,7 @@ missing_packages() {
         command -v node >/dev/null || echo nodejs
         command -v npm >/dev/null || echo npm
         [ -x /usr/bin/chromium ] || echo chromium
+        [ -x /usr/sbin/nginx ] || echo nginx
         ls -d /usr/share/fonts/truetype/* >/dev/null 2>&1 || echo fonts-dejavu-core
     fi
 }

@@ -69,6 +69,9 @@ class Client:
             return await self.acknowledged.get()
 
 
+PASSING = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+
+
 class Gateway:
     """Lets clients in and hands them to the test; `beat` in milliseconds."""
 
@@ -77,7 +80,7 @@ class Gateway:
         self.refusal: str | None = None
         """What CONNECT is refused with."""
         self.status: HTTPStatus | None = None
-        """What the next handshake is refused with; 503 once, others always."""
+        """What the next handshake is refused with; those of `PASSING` once, others always."""
         self._beat = beat
         self._clients: asyncio.Queue[Client] = asyncio.Queue()
 
@@ -119,7 +122,7 @@ class Gateway:
     def answer(self, socket: ServerConnection, request: Request) -> Response | None:
         if (status := self.status) is None:
             return None
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        if status in PASSING:
             self.status = None
         return socket.respond(status, "This is why.\n")
 
@@ -253,11 +256,12 @@ async def test_after_a_reconnect_what_it_has_shown_is_acknowledged_and_not_shown
         assert [await client.acknowledgement() for _ in range(3)] == [(1, 1), (1, 2), (2, 1)]
 
 
-async def test_it_waits_for_a_gateway_that_is_not_there_yet() -> None:
+@pytest.mark.parametrize("status", PASSING)
+async def test_it_waits_for_a_gateway_that_does_not_let_it_in_yet(status: HTTPStatus) -> None:
     async with gateway() as server:
-        server.status = HTTPStatus.SERVICE_UNAVAILABLE
+        server.status = status
         async with listening(server.url, "--json") as alice:
-            assert "503" in await alice.says("connecting again in")
+            assert str(status.value) in await alice.says("connecting again in")
 
             client = await server.client()
             await client.send(shown(1))

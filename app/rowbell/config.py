@@ -8,6 +8,7 @@ value's problem and an example.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,11 +26,28 @@ JWT_ALGORITHMS = (
 )  # fmt: skip
 """Every algorithm a token may be signed with, by the names of RFC 7518, 3.1, and RFC 8037."""
 
+MAX_TOPIC_PATTERN = 255
+"""Characters, as in a token's claim `topics`."""
+
 NO_USER_CLAIMS = {"iss", "aud", "exp", "nbf", "iat", "jti", "topics"}
 """Claims that cannot name a user: they have another meaning."""
 
 LOCAL_SCHEMES = {"postgresql", "postgres", "unix"}
 """Their URLs may do without a host: a socket of this machine is meant."""
+
+MAX_CONNECTIONS = 10_000
+"""Of one gateway: about 20 KiB each, so 200 MiB when nothing is on the way to them, and half as much again with TLS."""
+MAX_SESSIONS_PER_USER = 100
+"""On one gateway: more than anybody has tabs and devices, and few enough that a client that leaks connections, each of
+which is sent every change, harms nobody else."""
+MAX_CONNECT_RATE = 500
+"""A second, on one gateway: it has a core, and a handshake takes well under a millisecond of it, so whoever is there
+already is served as before while others come."""
+MAX_CONNECT_RATE_PER_ADDRESS = 50
+"""A second: an office behind one address, all of whom come back after a restart, is in within some seconds."""
+
+ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\[\]:/?#@,\s]+)(?::([0-9]{1,5}))?")
+"""Scheme, host and port of an origin (RFC 6454, 6.2) in lower case."""
 
 STARS = "********"
 
@@ -88,6 +106,19 @@ def _algorithms(value: str) -> str:
     return ",".join(names)
 
 
+def _patterns_of_topics(value: str) -> str:
+    patterns = [pattern.strip() for pattern in value.split(",")]
+    for pattern in patterns:
+        if not 0 < len(pattern) <= MAX_TOPIC_PATTERN or not pattern.isprintable() or "/" in pattern or ":" in pattern:
+            raise ValueError(
+                f"{pattern[:80]!r} is no pattern of topic names: 1 to {MAX_TOPIC_PATTERN} characters, "
+                "without control characters, / and :"
+            )
+        if "#" in pattern.removesuffix("#") or (pattern.endswith("#") and not f".{pattern}".endswith(".#")):
+            raise ValueError(f"{pattern[:80]!r} has a # that is not its last segment, as in news.#")
+    return ",".join(patterns)
+
+
 def _user_claim(value: str) -> str:
     if value in NO_USER_CLAIMS:
         raise ValueError(f"{value} has another meaning and names nobody")
@@ -100,6 +131,31 @@ def _servers(value: str) -> str:
         if not host or not _PORT.fullmatch(port):
             raise ValueError(f"{server.strip()!r} is not host:port")
     return value
+
+
+def _origins(value: str) -> str:
+    origins = [origin.strip().lower() for origin in value.split(",")]
+    for origin in origins:
+        match = ORIGIN.fullmatch(origin)
+        if origin == "*":
+            continue
+        if not match or not origin.isascii() or int(match[3] or 0) > 65535:
+            raise ValueError(
+                f"{origin!r} is no origin, which is scheme://host, and :port if it is not the scheme's own, and no path"
+            )
+        if "*" in match[2].removeprefix("*.") or match[2] == "*.":
+            raise ValueError(f"{origin!r} is no pattern: https://*.example.org is all subdomains, and * is everybody")
+    return ",".join(origins)
+
+
+def _networks(value: str) -> str:
+    networks = [network.strip() for network in value.split(",")]
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ValueError(f"{network!r} is neither an address nor a network, as 10.0.0.0/8 is ({error})") from None
+    return ",".join(networks)
 
 
 def _whole(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -219,10 +275,59 @@ class Settings:
         "seconds by which the clocks of the issuer and of this machine may differ", "5", _whole(0, 300), default=5
     )
     jwt_user_claim: str = _setting("the claim of a token that names the user", "sub", _user_claim, default="sub")
+    public_topics: str | None = _setting(
+        "the topics that every user may subscribe to, whatever the token says: names with commas, in which * is any "
+        "part of a segment and # the segments that follow; unset: none",
+        "status,news.#",
+        _patterns_of_topics,
+    )
     host: str = _setting(
         "the address that a gateway, and the metrics of every process, listen on", "127.0.0.1", default="127.0.0.1"
     )
     port: int = _setting("the port a gateway listens on; 0 takes a free one", "8114", _whole(0, 65535), default=8114)
+    ssl_certfile: str | None = _setting(
+        "a PEM file with the gateway's certificate and those between it and the root: the gateway speaks TLS itself",
+        "/etc/rowbell/tls.pem",
+    )
+    ssl_keyfile: str | None = _setting(
+        "a PEM file with the certificate's key; unset: it stands in the certificate's file", "/etc/rowbell/tls.key"
+    )
+    trusted_proxies: str | None = _setting(
+        "the addresses and networks, with commas, of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; "
+        "unset: nobody's",
+        "127.0.0.1,10.1.0.0/16",
+        _networks,
+    )
+    allowed_origins: str | None = _setting(
+        "whose pages may connect from a browser, beside those of the gateway's own host: origins with commas, "
+        "https://*.example.org for all subdomains, * for everybody",
+        "https://app.example.org,https://*.example.org",
+        _origins,
+    )
+    max_connections: int = _setting(
+        "how many WebSockets a gateway has at most; 0: no limit",
+        "10000",
+        _whole(0, 10_000_000),
+        default=MAX_CONNECTIONS,
+    )
+    max_sessions_per_user: int = _setting(
+        "how many sessions of one user a gateway has at most; 0: no limit",
+        "100",
+        _whole(0, 10_000_000),
+        default=MAX_SESSIONS_PER_USER,
+    )
+    max_connect_rate: int = _setting(
+        "how many connects a second a gateway takes, two seconds' worth of them at once; 0: no limit",
+        "500",
+        _whole(0, 1_000_000),
+        default=MAX_CONNECT_RATE,
+    )
+    max_connect_rate_per_address: int = _setting(
+        "how many of them from one IPv4 address or one /64 of IPv6, but for this machine's own; 0: no limit",
+        "50",
+        _whole(0, 1_000_000),
+        default=MAX_CONNECT_RATE_PER_ADDRESS,
+    )
     metrics_port: int | None = _setting(
         "the port of Prometheus metrics on the same address; unset: none; 0 takes a free one",
         "9114",

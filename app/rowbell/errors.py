@@ -9,6 +9,7 @@
     ├── PresenceUnavailable           who is connected where cannot be asked at present
     ├── BusUnavailable                the bus is away, or did not confirm in time
     ├── UndecodableRecord             a record of the change topic that is not a change of `notification`
+    ├── Refused                       a client may not come in, and why; it is answered, not raised any further
     └── TokenError                    a token is missing, malformed, expired, or not ours
         └── KeysUnavailable           it cannot be checked at present, for no fault of the client's
 
@@ -53,6 +54,17 @@ class BusUnavailable(RowbellError):
 
 class UndecodableRecord(RowbellError):
     """The record is not a change of the table `notification`."""
+
+
+class Refused(RowbellError):
+    """A client may not come in."""
+
+    def __init__(self, reason: str, status: int, message: str, retry_after: float | None = None) -> None:
+        """`reason` is what it is counted as, `status` that of HTTP; after `retry_after` seconds it may be otherwise."""
+        super().__init__(message)
+        self.reason = reason
+        self.status = status
+        self.retry_after = retry_after
 
 
 class TokenError(RowbellError):

@@ -19,6 +19,15 @@ COMMIT_TO_SOCKET = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 SESSIONS = Gauge("rowbell_sessions", "Open sessions")
+CONNECTIONS = Gauge("rowbell_connections", "WebSockets, from the handshake on")
+_refused = Counter("rowbell_refused_total", "Clients that were not let in, by the reason", ["reason"])
+REFUSED = {
+    reason: _refused.labels(reason)
+    for reason in (
+        "path", "stopping", "origin", "address_rate", "connections", "rate", "token", "keys", "sessions_per_user",
+    )
+}  # fmt: skip
+"""Reason → counter; the reasons are those of `rowbell.errors.Refused`."""
 SUBSCRIPTIONS = Gauge("rowbell_subscriptions", "Subscriptions")
 LAGGING = Counter("rowbell_lagging_total", "Times a subscription's queue was full and it went to paging")
 

@@ -14,7 +14,6 @@ from rowbell.gateway.attendance import Attendance
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.registry import Registry
 from rowbell.presence.memory import MemoryPresence
-from rowbell.stomp.server import Subscribe
 from tests.integration.processes import eventually
 
 
@@ -37,8 +36,7 @@ class Here:
         self.attendance = Attendance(self.presence, self.registry)
 
     def come(self, user: str) -> Feed:
-        subscribe = Subscribe("1", "/user/queue/notifications", "auto", {}, None)
-        feed = Feed(cast(Any, None), cast(Any, None), user, subscribe)
+        feed = Feed(cast(Any, None), cast(Any, None), user, "1", auto=True)
         self.registry.feeds.add(feed)
         return feed
 

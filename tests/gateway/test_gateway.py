@@ -123,7 +123,7 @@ class TestComingIn:
             assert await close_code(opened) == 1008
 
     async def test_connect_cannot_name_another_user_than_the_handshake(self, running_gateway: Running) -> None:
-        async with socket(running_gateway, f"/ws?token={TOKENS.issue('alice', 60)}") as opened:
+        async with socket(running_gateway, f"/stomp?token={TOKENS.issue('alice', 60)}") as opened:
             assert (await say_hello(opened, "bob")).command == "ERROR"
 
     async def test_the_highest_subprotocol_offered_is_chosen(self, running_gateway: Running) -> None:
@@ -150,7 +150,7 @@ class TestComingIn:
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        "destination", ["/topic/x", "/user/bob/queue/notifications", "/user/queue/other", "notifications"]
+        "destination", ["/topics/x", "/user/bob/queue/notifications", "/user/queue/other", "notifications"]
     )
     async def test_an_unknown_destination_is_an_error_that_names_the_known_one(
         self, running_gateway: Running, destination: str

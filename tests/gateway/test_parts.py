@@ -23,7 +23,6 @@ from rowbell.inbox.inbox import OF_ONE
 from rowbell.notification import DELETED, Change
 from rowbell.presence.memory import MemoryPresence
 from rowbell.snapshot import Snapshot
-from rowbell.stomp.server import Subscribe
 from tests.gateway.conftest import TOKENS
 from tests.integration.rows import delivered
 from tests.postgres_server import PostgresServer
@@ -70,12 +69,10 @@ class Idle:
 
     def send_message(self, *_: Any) -> None: ...
 
-    def send_receipt(self, receipt: str | None) -> None: ...
-
 
 def test_a_pass_over_a_hundred_thousand_deletions_that_were_sent_already_ends() -> None:
     # Given a live feed that was sent them
-    feed = Feed(cast(Any, Idle()), cast(Pager, None), "alice", Subscribe("1", "/", "auto", {}, None))
+    feed = Feed(cast(Any, Idle()), cast(Pager, None), "alice", "1", auto=True)
     subscription = feed.subscription
     subscription.ledger.raise_floor(Snapshot(100, 100))
     deleted = {id: 100 + id for id in range(1, 100_001)}

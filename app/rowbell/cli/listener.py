@@ -27,6 +27,9 @@ DESTINATION = "/user/queue/notifications"
 SUBSCRIPTION = "notifications"
 SUBPROTOCOL = Subprotocol("v12.stomp")
 
+TOO_MANY = 429
+"""The status, of those about the client, that does not last."""
+
 ANSWER_TIMEOUT = 15.0
 """Seconds for the gateway to accept the connection, and for it to answer CONNECT."""
 BEAT = (10_000, 10_000)
@@ -168,6 +171,6 @@ async def _beat(socket: ClientConnection, interval: float) -> None:
 def _refused(status: int, body: bytes) -> str:
     """Why the handshake failed, if trying again can help; RowbellError if it cannot."""
     reason = f"the gateway answers {status}: {body.decode(errors='backslashreplace').strip()}"
-    if 400 <= status < 500:
+    if 400 <= status < 500 and status != TOO_MANY:
         raise RowbellError(reason)
     return reason

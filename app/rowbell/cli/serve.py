@@ -28,6 +28,9 @@ BROKERS = ("kafka_bootstrap_servers", "redis_url", "rabbitmq_url")
 NEEDED = ("redis_url", "rabbitmq_url")
 """Those of them that its gateways need."""
 
+GIVEN = ("host", "port", "ssl_certfile", "ssl_keyfile")
+"""The settings that have an option, too."""
+
 HOME = ".rowbell"
 
 EXAMPLE = """\
@@ -41,7 +44,7 @@ Without them it needs nothing but PostgreSQL, whose log it reads itself. Any num
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    """`rowbell serve [--host HOST] [--port PORT] [--embedded [--home DIR] [--clean]]`."""
+    """`rowbell serve [--host HOST] [--port PORT] [--ssl-certfile FILE [--ssl-keyfile FILE]] [--embedded ...]`."""
     parser = subparsers.add_parser(
         "serve",
         help="run a gateway, to which clients connect",
@@ -50,6 +53,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--host", help="the address to listen on, instead of ROWBELL_HOST")
     parser.add_argument("--port", type=int, help="the port to listen on, instead of ROWBELL_PORT")
+    parser.add_argument(
+        "--ssl-certfile", metavar="FILE", help="speak TLS with this certificate, instead of ROWBELL_SSL_CERTFILE"
+    )
+    parser.add_argument("--ssl-keyfile", metavar="FILE", help="its key, instead of ROWBELL_SSL_KEYFILE")
     parser.add_argument(
         "--embedded", action="store_true", help="start a PostgreSQL, too, and show the page at /; for development"
     )
@@ -64,11 +71,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Serve until a signal. The error if it cannot start, or a part of it fails."""
     from rowbell import logs
 
-    given = {name: value for name in ("host", "port") if (value := getattr(args, name)) is not None}
+    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
     settings = dataclasses.replace(settings, **given)
     if args.embedded:
         from rowbell.cli import embedded
 
+        if args.ssl_certfile or args.ssl_keyfile:
+            raise SettingsError("--embedded is for this machine, and without TLS: leave out --ssl-certfile and the key")
+        settings = dataclasses.replace(settings, ssl_certfile=None, ssl_keyfile=None)
         return embedded.run(settings, args.home or Path(HOME), clean=args.clean)
     if args.clean or args.home:
         raise SettingsError("--home and --clean are about the data of --embedded: give that, too, or neither")
@@ -136,6 +146,7 @@ async def _serve(settings: Settings, beside: Beside, started: Callable[[Settings
     from rowbell.auth import Tokens
     from rowbell.gateway.gateway import Gateway
     from rowbell.gateway.server import listen, serve
+    from rowbell.gateway.topics import patterns
     from rowbell.inbox import Inbox
 
     listener = listen(settings.host, settings.port)
@@ -143,12 +154,18 @@ async def _serve(settings: Settings, beside: Beside, started: Callable[[Settings
     metrics.serve(settings)
     tokens = Tokens.of(settings)
     async with AsyncExitStack() as opened:
-        around = _pipeline(settings, opened) if settings.redis_url else _postgres_only(settings, opened)
+        around = (
+            _pipeline(settings, opened)
+            if settings.redis_url
+            else _postgres_only(settings, opened, lambda recipient: gateway.serves(recipient))
+        )
         inbox = Inbox.connect(str(settings.database_url))
         opened.push_async_callback(inbox.close)
-        gateway = Gateway(inbox, around.presence, around.bus, tokens, around.streaming)
+        gateway = Gateway(
+            inbox, around.presence, around.bus, tokens, around.streaming, patterns(settings.public_topics)
+        )
         running = {"keys": tokens.run} | around.beside | beside
-        await serve(gateway, listener, _page(settings, tokens), running, lambda: started(settings))
+        await serve(gateway, listener, settings, _page(settings, tokens), running, lambda: started(settings))
 
 
 def _pipeline(settings: Settings, opened: AsyncExitStack) -> Around:
@@ -163,8 +180,8 @@ def _pipeline(settings: Settings, opened: AsyncExitStack) -> Around:
     return Around(presence, bus, streaming=lambda: True)
 
 
-def _postgres_only(settings: Settings, opened: AsyncExitStack) -> Around:
-    """A dispatcher in this process reads PostgreSQL's log for this gateway alone."""
+def _postgres_only(settings: Settings, opened: AsyncExitStack, serves: Callable[[str], bool]) -> Around:
+    """A dispatcher in this process reads PostgreSQL's log for this gateway alone: what is for those it serves."""
     from rowbell.bus.memory import MemoryBus
     from rowbell.changes.wal import WalChanges
     from rowbell.dispatch.dead_letters import MemoryDeadLetters
@@ -172,7 +189,7 @@ def _postgres_only(settings: Settings, opened: AsyncExitStack) -> Around:
     from rowbell.presence.memory import MemoryPresence
 
     presence, bus = MemoryPresence(), MemoryBus()
-    changes = WalChanges(str(settings.database_url))
+    changes = WalChanges(str(settings.database_url), serves)
     opened.push_async_callback(changes.close)
     dispatcher = Dispatcher(changes, presence, bus, MemoryDeadLetters())
     return Around(presence, bus, lambda: changes.streaming, {"dispatcher": dispatcher.run})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rowbell.inbox import MOST_UNREAD
-from rowbell.stomp.server import Subscribe
 
 if TYPE_CHECKING:
     from rowbell.gateway.session import Session
@@ -15,17 +15,19 @@ UNACKNOWLEDGED = 100
 
 
 class Badge:
-    __slots__ = ("_counted", "_receipt", "_session", "_told", "auto", "id", "open", "recipient")
+    __slots__ = ("_begun", "_counted", "_session", "_told", "auto", "id", "open", "recipient")
 
-    def __init__(self, session: Session, recipient: str, subscribe: Subscribe) -> None:
+    def __init__(
+        self, session: Session, recipient: str, id: str, auto: bool, begun: Callable[[], None] | None = None
+    ) -> None:
         self._session = session
-        self._receipt = subscribe.receipt
-        """Tracks the receipt that the client waits for until it has been told a number."""
+        self._begun = begun
+        """Tracks what tells the client that it has been told a number, until it has."""
         self._counted: int | None = None
         """Tracks the last count, and `_told` the last one that the client was sent."""
         self._told: int | None = None
-        self.id = subscribe.id
-        self.auto = subscribe.ack == "auto"
+        self.id = id
+        self.auto = auto
         self.recipient = recipient
         self.open = True
         """False once it was unsubscribed or its session ended."""
@@ -41,19 +43,20 @@ class Badge:
             return
         self._told = self._counted
         self._session.send_unread(self, rendered(self._counted))
-        self._answer_receipt()
+        self._tell_begun()
 
     def end(self) -> None:
-        """It was unsubscribed, or its session ended. A receipt of SUBSCRIBE that is still owed is given."""
-        self._answer_receipt()
+        """It was unsubscribed, or its session ended. A client that still waits for it to begin is told so."""
+        self._tell_begun()
         self.open = False
 
     def _has_room(self) -> bool:
         return self._session.has_room() and (self.auto or len(self._session.unacknowledged(self)) < UNACKNOWLEDGED)
 
-    def _answer_receipt(self) -> None:
-        receipt, self._receipt = self._receipt, None
-        self._session.send_receipt(receipt)
+    def _tell_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun()
 
 
 def rendered(count: int) -> str:

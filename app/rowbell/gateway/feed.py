@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -11,7 +11,6 @@ from rowbell.gateway.subscription import Answer, Delivery, State, Subscription, 
 from rowbell.inbox import Given
 from rowbell.metrics import COMMIT_TO_SOCKET, EVENTS_LIVE, EVENTS_REPLAYED, EVENTS_RESCUED, LAGGING
 from rowbell.notification import Change
-from rowbell.stomp.server import Subscribe
 
 if TYPE_CHECKING:
     from rowbell.gateway.replay import Pager
@@ -23,19 +22,30 @@ UNACKNOWLEDGED = 5000
 
 
 class Feed:
-    __slots__ = ("_pager", "_receipt", "_session", "auto", "id", "open", "subscription")
+    __slots__ = ("_begun", "_pager", "_session", "auto", "id", "open", "subscription", "topic")
 
-    def __init__(self, session: Session, pager: Pager, recipient: str, subscribe: Subscribe) -> None:
+    def __init__(
+        self,
+        session: Session,
+        pager: Pager,
+        recipient: str,
+        id: str,
+        auto: bool,
+        begun: Callable[[], None] | None = None,
+        topic: str | None = None,
+    ) -> None:
         self._session = session
         self._pager = pager
-        self._receipt = subscribe.receipt
-        """Tracks the receipt that the client waits for until this feed is live."""
-        self.id = subscribe.id
-        self.auto = subscribe.ack == "auto"
+        self._begun = begun
+        """Tracks what tells the client that this feed is live, until it has."""
+        self.id = id
+        self.auto = auto
         """Is a frame delivered by being written to the socket? (Otherwise by the client's ACK.)"""
         self.open = True
         """False once it was unsubscribed or its session ended: results that come then are dropped."""
-        self.subscription = Subscription(recipient)
+        self.topic = topic
+        """The name of the topic; None: these are the user's own notifications."""
+        self.subscription = Subscription(recipient, from_now=topic is not None)
 
     @property
     def recipient(self) -> str:
@@ -57,7 +67,7 @@ class Feed:
         while self.open:
             self._send(answer.send)
             if answer.live:
-                self._answer_receipt()
+                self._tell_begun()
             if answer.query is not None:
                 self._pager.ask(self, answer.query)
             if answer.query is not None or not self._can_go_on():
@@ -65,8 +75,8 @@ class Feed:
             answer = self.subscription.drained()
 
     def end(self) -> None:
-        """It was unsubscribed, or its session ended. A receipt of SUBSCRIBE that is still owed is given."""
-        self._answer_receipt()
+        """It was unsubscribed, or its session ended. A client that still waits for it to be live is told so."""
+        self._tell_begun()
         self.open = False
 
     def offer(self, change: Change) -> None:
@@ -116,9 +126,10 @@ class Feed:
     def _is_acknowledged(self) -> bool:
         return self.auto or len(self._session.unacknowledged(self)) < UNACKNOWLEDGED
 
-    def _answer_receipt(self) -> None:
-        receipt, self._receipt = self._receipt, None
-        self._session.send_receipt(receipt)
+    def _tell_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun()
 
     def _send(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:

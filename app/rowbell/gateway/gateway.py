@@ -22,13 +22,13 @@ from rowbell.gateway.registry import Registry
 from rowbell.gateway.replay import Pager
 from rowbell.gateway.session import RESTARTING, Session
 from rowbell.gateway.sweep import Sweeper
+from rowbell.gateway.topics import allow, recipient_of
 from rowbell.gateway.unread import Unread
 from rowbell.inbox import Epoch, Inbox
 from rowbell.logs import get_logger
 from rowbell.metrics import SESSIONS
 from rowbell.notification import Change
 from rowbell.presence import Presence
-from rowbell.stomp.server import Subscribe
 
 log = get_logger("gateway")
 
@@ -54,10 +54,15 @@ class Gateway:
         bus: Bus,
         tokens: Tokens,
         streaming: Callable[[], bool] = lambda: True,
+        public_topics: Collection[str] = (),
     ) -> None:
-        """`streaming` says whether changes are streamed at present; where that is others' business, they always are."""
+        """`streaming` says whether changes are streamed at present; where that is others' business, they always are.
+
+        `public_topics` are patterns of the topics that every user may have.
+        """
         self._inbox = inbox
         self._tokens = tokens
+        self._public_topics = tuple(public_topics)
         self._registry = Registry()
         self._epoch: Epoch | None = None
         """Tracks the life of the database that everything in memory is about."""
@@ -73,6 +78,10 @@ class Gateway:
         self._sweeper = Sweeper(
             inbox, self._registry, self._epoch_seen, self.attendance.note, self._unread.recount, streaming
         )
+
+    def serves(self, recipient: str) -> bool:
+        """Is anybody here subscribed to what is for this recipient?"""
+        return recipient in self._registry
 
     # Life.
 
@@ -170,15 +179,27 @@ class Gateway:
             raise TokenError("the token names another user than the one before it on this connection")
         return identity
 
-    def open_feed(self, session: Session, subscribe: Subscribe) -> Feed:
-        assert session.user is not None, "the protocol lets nobody subscribe before CONNECT"
-        feed = Feed(session, self._pager, session.user, subscribe)
+    def open_feed(self, session: Session, id: str, auto: bool, begun: Callable[[], None] | None = None) -> Feed:
+        """The notifications of the session's user; `begun` tells the client that the replay is complete."""
+        assert session.user is not None
+        feed = Feed(session, self._pager, session.user, id, auto, begun)
         self._registry.feeds.add(feed)
         return feed
 
-    def open_badge(self, session: Session, subscribe: Subscribe) -> Badge:
-        assert session.user is not None, "the protocol lets nobody subscribe before CONNECT"
-        badge = Badge(session, session.user, subscribe)
+    def open_topic(self, session: Session, topic: str, id: str, auto: bool, begun: Callable[[], None]) -> Feed:
+        """What is written for everybody on this topic, from now on; `begun` tells the client when that is."""
+        feed = Feed(session, self._pager, recipient_of(topic), id, auto, begun, topic)
+        self._registry.feeds.add(feed)
+        return feed
+
+    def may_follow(self, identity: Identity, topic: str) -> bool:
+        """By the token, or because everybody may?"""
+        return allow(self._public_topics, topic) or allow(identity.topics, topic)
+
+    def open_badge(self, session: Session, id: str, auto: bool, begun: Callable[[], None] | None = None) -> Badge:
+        """How many of them are unread; `begun` comes after the first number."""
+        assert session.user is not None
+        badge = Badge(session, session.user, id, auto, begun)
         self._registry.badges.add(badge)
         self._unread.recount([badge.recipient])
         return badge

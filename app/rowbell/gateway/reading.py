@@ -11,25 +11,32 @@ MOST_IDS = 1000
 
 ALL = '{"all":true}'
 
+Id = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+"""Of a notification."""
+Ids = Annotated[list[Id], msgspec.Meta(max_length=MOST_IDS)]
+
 ADVICE = f'The body must be {{"ids":[42,43]}}, with at most {MOST_IDS} ids of notifications, or {ALL}.'
 
 
-class _Ids(msgspec.Struct, forbid_unknown_fields=True):
-    ids: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]], msgspec.Meta(max_length=MOST_IDS)] | None = (
-        None
-    )
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    ids: Ids | None = None
     all: bool = False
 
 
-_decode = msgspec.json.Decoder(_Ids).decode
+_decode = msgspec.json.Decoder(_Body).decode
 
 
 def parse_read(body: bytes) -> list[int] | None:
     """The ids, or None for all that has been given. ValueError says what is wrong with the body, and what is right."""
     try:
         said = _decode(body)
+        return which(said.ids, said.all)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"{error}. {ADVICE}") from None
-    if said.all is (said.ids is not None):
-        raise ValueError(f"It names ids and all, or neither. {ADVICE}")
-    return None if said.ids is None else said.ids
+
+
+def which(ids: list[int] | None, all: bool) -> list[int] | None:
+    """The ids, or None for all. ValueError if both are named, or neither."""
+    if all is (ids is not None):
+        raise ValueError("It names ids and all, or neither")
+    return ids

@@ -15,7 +15,7 @@ from typing import TypeVar
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.retry import until_answered
 from rowbell.gateway.subscription import PAGE, ReadPass, ReadRows
-from rowbell.inbox import Epoch, Inbox
+from rowbell.inbox import Epoch, Found, Inbox
 from rowbell.notification import Change
 from rowbell.snapshot import Snapshot
 
@@ -32,7 +32,7 @@ class Pager:
         self._inbox = inbox
         self._epoch_seen = epoch_seen
         """Tells the gateway the epoch of a pass; False if it is not the current one and the pass means nothing."""
-        self._passes: deque[tuple[Feed, Snapshot]] = deque()
+        self._passes: deque[tuple[Feed, Snapshot | None]] = deque()
         self._pages: deque[tuple[Feed, list[int]]] = deque()
         self._whole: set[int] = set()
         """Tracks the rows that replication could not give whole, to be read for everybody who follows them."""
@@ -68,12 +68,14 @@ class Pager:
             if asked:
                 await self._answer_passes(asked)
 
-    async def _answer_passes(self, asked: list[tuple[Feed, Snapshot]]) -> None:
-        requests = [(feed.recipient, floor) for feed, floor in asked]
+    async def _answer_passes(self, asked: list[tuple[Feed, Snapshot | None]]) -> None:
+        requests = [(feed.recipient, floor) for feed, floor in asked if floor is not None]
         passes = await until_answered(lambda: self._inbox.take_pass(requests))
         if not self._epoch_seen(passes.epoch):
             return  # every session is being closed
-        for (feed, _), found in zip(asked, passes.found, strict=True):
+        answers = iter(passes.found)
+        for feed, floor in asked:
+            found = Found() if floor is None else next(answers)
             if feed.open:
                 feed.carry_out(feed.subscription.passed(passes.first, found.ids, found.deleted))
                 await asyncio.sleep(0)  # a storm of joins must not keep live changes waiting

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -13,14 +15,27 @@ from typing import Any
 import uvicorn
 from starlette.routing import BaseRoute
 
+from rowbell.config import Settings
 from rowbell.errors import DatabaseUnavailable, RowbellError, SettingsError
+from rowbell.gateway import tls
+from rowbell.gateway.front import FrontProtocol
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.web import Web
+from rowbell.logs import get_logger
+
+log = get_logger("gateway.server")
+
+DEFAULTS = Settings()
 
 BACKLOG = 4096
 """Connections the kernel holds until they are accepted: a restarted gateway meets all its clients at once."""
 MAX_MESSAGE = 64 * 1024
 """Bytes of one incoming WebSocket message: Spring's clients stop there, and none has reason to send more."""
+OTHER_FILES = 256
+"""File descriptors besides the WebSockets': HTTP, databases and brokers, and who is just being refused."""
+
+MANY = 1_000_000
+"""WebSockets for which there shall be file descriptors where their number is not limited."""
 
 
 def _is_no_refusal(record: logging.LogRecord) -> bool:
@@ -86,6 +101,7 @@ def listen(host: str, port: int) -> socket.socket:
 async def serve(
     gateway: Gateway,
     listener: socket.socket,
+    settings: Settings = DEFAULTS,
     routes: Sequence[BaseRoute] = (),
     beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
     started: Callable[[], None] = lambda: None,
@@ -95,26 +111,15 @@ async def serve(
     `routes` are served over HTTP besides the gateway's own; `beside` names what else runs as long as the gateway does;
     `started` is called when clients can come.
 
-    DatabaseError if the database cannot be used from the start.
+    SettingsError if TLS is not as the settings say; DatabaseError if the database cannot be used from the start.
     """
+    context = tls.context(settings)
+    _make_room(settings.max_connections)
     try:
         await gateway.prepare()
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"{error}\nA gateway does not start without it: check ROWBELL_DATABASE_URL") from None
-    config = uvicorn.Config(
-        Web(gateway, routes),
-        http="httptools",
-        ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE,
-        ws_per_message_deflate=False,  # 20 KiB a connection instead of 60
-        ws_ping_interval=None,  # STOMP's heart-beats, and TCP keep-alive where a client has none
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level="warning",  # below it stand lines with the query, and so with the token
-        server_header=False,
-        timeout_graceful_shutdown=1,  # sessions are closed by then
-    )
+    config = _config(Web(gateway, settings, routes), settings, context)
     logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
     server = GatewayServer(gateway, config, started)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal was closed; with nohup one goes on
@@ -127,6 +132,43 @@ async def serve(
     finally:
         server.should_exit = True
         await asyncio.wait([web])
+
+
+def _config(web: Web, settings: Settings, context: ssl.SSLContext | None) -> uvicorn.Config:
+    def give_context(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        assert context is not None
+        return context
+
+    return uvicorn.Config(
+        web,
+        http=FrontProtocol,
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,  # 20 KiB a connection instead of 60
+        ws_ping_interval=None,  # STOMP's heart-beats, and TCP keep-alive where a client has none
+        ssl_context_factory=give_context if context else None,
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=(settings.trusted_proxies or "").split(","),
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="warning",  # below it stand lines with the query, and so with the token
+        server_header=False,
+        timeout_graceful_shutdown=1,  # sessions are closed by then
+    )
+
+
+def _make_room(connections: int) -> None:
+    """File descriptors for so many connections, 0: for as many as may be. Most systems let a process have 1,024 until
+    it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = (connections or MANY) + OTHER_FILES
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        if connections:
+            log.warning("few_file_descriptors", limit=hard, connections=connections)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _first(failed: BaseException) -> BaseException:

@@ -48,9 +48,9 @@ class State(Enum):
 
 
 class ReadPass(NamedTuple):
-    """Query: the ids that `floor` does not see; with the EMPTY floor, the unread ids."""
+    """Query: the ids that `floor` does not see; with the EMPTY floor, the unread ids; with None no ids at all."""
 
-    floor: Snapshot
+    floor: Snapshot | None
 
 
 class ReadRows(NamedTuple):
@@ -96,10 +96,14 @@ class Sweep(NamedTuple):
 
 
 class Subscription:
-    __slots__ = ("_deleted", "_first", "_full", "_held", "_ids", "_next", "_once", "ledger", "recipient", "state")
+    __slots__ = (
+        "_deleted", "_first", "_from_now", "_full", "_held", "_ids", "_next", "_once", "ledger", "recipient", "state"
+    )  # fmt: skip
 
-    def __init__(self, recipient: str, floor: Snapshot = EMPTY) -> None:
+    def __init__(self, recipient: str, floor: Snapshot = EMPTY, from_now: bool = False) -> None:
+        """`from_now`: what there is when it begins is not replayed; the snapshot of that moment is its first floor."""
         self.recipient = recipient
+        self._from_now = from_now
         self.ledger = Ledger(floor)
         self.state = State.WAITING
         self._first = floor
@@ -124,7 +128,8 @@ class Subscription:
         if self._next < len(self._ids):
             return self._read_page()
         self.state = State.LISTING
-        return Answer(query=ReadPass(self.ledger.floor))
+        begins = self._from_now and self.ledger.floor == EMPTY
+        return Answer(query=ReadPass(None if begins else self.ledger.floor))
 
     def passed(self, first: Snapshot, ids: array[int], deleted: dict[int, int]) -> Answer:
         """The pass was taken: `ids` that the floor did not see, in order, and tombstones (id → transaction)."""

@@ -6,6 +6,7 @@ Starlette.
 
 from __future__ import annotations
 
+import math
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
@@ -15,10 +16,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
-from rowbell.auth import bearer
-from rowbell.errors import KeysUnavailable, TokenError
+from rowbell.auth import Identity, bearer
+from rowbell.config import Settings
+from rowbell.errors import KeysUnavailable, Refused, TokenError
+from rowbell.gateway.admission import Admission, Seat
 from rowbell.gateway.gateway import Gateway
+from rowbell.gateway.json_session import JsonSession
+from rowbell.gateway.origins import Origins
 from rowbell.gateway.session import Receive, Send, Session
+from rowbell.gateway.stomp_session import StompSession
+from rowbell.metrics import REFUSED
 from rowbell.stomp.server import choose_subprotocol
 
 Scope = MutableMapping[str, Any]
@@ -26,18 +33,26 @@ Scope = MutableMapping[str, Any]
 PATHS = frozenset({"/ws", "/ws/websocket", "/stomp"})
 """Where STOMP is spoken. `/ws/websocket` is what SockJS clients call the raw WebSocket."""
 
+IN_QUERY = ("token", "access_token")
+"""The names by which a query may have a token."""
+
 NO_SOCKJS = (
     "SockJS is not supported: every browser has WebSockets. Connect a WebSocket to /ws, "
     "with the subprotocol v12.stomp, v11.stomp or v10.stomp.\n"
 )
 
+SOON = 1.0
+"""Seconds until what is refused for the gateway's sake, not the client's, is worth another try."""
+
 
 class Web:
     """The ASGI application of one gateway."""
 
-    def __init__(self, gateway: Gateway, routes: Sequence[BaseRoute] = ()) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, routes: Sequence[BaseRoute] = ()) -> None:
         """`routes` are served besides the gateway's own."""
         self._gateway = gateway
+        self._origins = Origins(settings.allowed_origins)
+        self._admission = Admission(settings)
         self._http = Starlette(
             routes=[
                 Route("/live", self._live),
@@ -55,24 +70,54 @@ class Web:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
+        try:
+            self._examine(scope)
+            seat = self._admission.admit(scope["client"][0] if scope["client"] else None)
+        except Refused as refused:
+            await _refuse(send, refused)
+            return
+        with seat:
+            try:
+                identity = await self._identify(scope, seat)
+            except Refused as refused:
+                await _refuse(send, refused)
+                return
+            subprotocol = choose_subprotocol(scope["subprotocols"])
+            await send({"type": "websocket.accept", "subprotocol": subprotocol})
+            await self._gateway.serve(self._session(scope, identity, receive, send, subprotocol, seat))
+
+    def _examine(self, scope: Scope) -> None:
+        """Refused if nobody may come in this way."""
         if scope["path"] not in PATHS:
-            await _refuse(send, 404, f"There is no WebSocket at {scope['path']}: connect to /ws.")
-            return
+            raise Refused("path", 404, f"There is no WebSocket at {scope['path']}: connect to /ws.")
         if self._gateway.stopping:
-            await _refuse(send, 503, "This gateway is stopping: connect again, to another one.")
-            return
+            raise Refused("stopping", 503, "This gateway is stopping: connect again, to another one.", SOON)
+        origin, host = _headers(scope, b"origin"), _headers(scope, b"host")
+        if complaint := self._origins.complaint(origin, host, secure=scope["scheme"] == "wss"):
+            raise Refused("origin", 403, complaint)
+
+    async def _identify(self, scope: Scope, seat: Seat) -> Identity | None:
+        """Whom the handshake's token names; None if it has none. Refused if it is wrong, or theirs are too many."""
         try:
             token = token_of(scope)
-            identity = None if token is None else await self._gateway.identify(None, token)
+            if token is None:
+                return None
+            identity = await self._gateway.identify(None, token)
         except KeysUnavailable as error:
-            await _refuse(send, 503, str(error))
-            return
+            raise Refused("keys", 503, str(error), SOON) from None
         except TokenError as error:
-            await _refuse(send, 401, str(error))
-            return
-        subprotocol = choose_subprotocol(scope["subprotocols"])
-        await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        await self._gateway.serve(Session(self._gateway, subprotocol, identity, receive, send))
+            raise Refused("token", 401, str(error)) from None
+        seat.claim(identity.user)
+        return identity
+
+    def _session(
+        self, scope: Scope, identity: Identity | None, receive: Receive, send: Send, subprotocol: str | None, seat: Seat
+    ) -> Session:
+        """Plain JSON for a token in the query of /ws and no subprotocol, else STOMP."""
+        query = _query(scope)
+        if identity and scope["path"] == "/ws" and not scope["subprotocols"] and not query.keys().isdisjoint(IN_QUERY):
+            return JsonSession(self._gateway, identity, receive, send, query.get("ack", ["auto"])[0])
+        return StompSession(self._gateway, identity, receive, send, subprotocol, seat.claim)
 
     async def _live(self, request: Request) -> PlainTextResponse:
         return PlainTextResponse("live\n")
@@ -87,8 +132,8 @@ class Web:
 
 def token_of(scope: Scope) -> str | None:
     """The handshake's token: `?token=`, `?access_token=`, or the header `Authorization: Bearer`."""
-    query: dict[str, list[str]] = parse_qs(scope["query_string"].decode("latin-1"))
-    for name in ("token", "access_token"):
+    query = _query(scope)
+    for name in IN_QUERY:
         if name in query:
             return query[name][0]
     for name, value in scope["headers"]:
@@ -97,8 +142,19 @@ def token_of(scope: Scope) -> str | None:
     return None
 
 
-async def _refuse(send: Send, status: int, reason: str) -> None:
+def _query(scope: Scope) -> dict[str, list[str]]:
+    return parse_qs(scope["query_string"].decode("latin-1"))
+
+
+def _headers(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for header, value in scope["headers"] if header == name]
+
+
+async def _refuse(send: Send, refused: Refused) -> None:
     """An HTTP answer instead of the handshake's. A plain close would be a 403 without a word."""
+    REFUSED[refused.reason].inc()
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": (reason + "\n").encode()})
+    if refused.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % math.ceil(refused.retry_after)))
+    await send({"type": "websocket.http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": f"{refused}\n".encode()})

@@ -1,0 +1,140 @@
+"""A session without STOMP, for the `new WebSocket(url)` of a few lines: one JSON object to a WebSocket message.
+
+It has the user's notifications and the number of unread ones from the start. An object with `event` is a change of a
+notification, as in the body of a STOMP message; everything else has a `type`, and no `event`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rowbell.auth import Identity
+from rowbell.gateway.badge import Badge
+from rowbell.gateway.commands import ADVICE, Ack, Ping, Read, Token, parse_command
+from rowbell.gateway.feed import Feed
+from rowbell.gateway.session import NO_DELIVERY, Receive, Send, Session
+from rowbell.gateway.subscription import Delivery
+from rowbell.notification import with_event
+
+if TYPE_CHECKING:
+    from rowbell.gateway.gateway import Gateway
+
+ACK_MODES = ("auto", "client")
+"""What `?ack=` may be: delivered is what was written to the socket, or what the client acknowledges."""
+
+FEED, BADGE = "notifications", "unread"
+"""The subscriptions of a session."""
+
+LIVE = '{"type":"LIVE"}'
+PONG = '{"type":"pong"}'
+
+REASON_CHARACTERS = 300
+"""Of the reason in an ERROR, which may quote what the client sent: up to 64 KiB."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class JsonSession(Session):
+    RENEWAL = 'Send {"type":"token","token":"..."} in time, or connect with a newer one.'
+
+    def __init__(self, gateway: Gateway, identity: Identity, receive: Receive, send: Send, ack: str = "auto") -> None:
+        """`ack` is one of ACK_MODES, or what a client wrote instead: then the session ends with an ERROR."""
+        super().__init__(gateway, identity, receive, send)
+        self._ack = ack
+        self._unacknowledged = Unacknowledged()
+
+    # What messages look like.
+
+    def _message(self, feed: Feed, delivery: Delivery, delivers: int) -> str:
+        event, change, replayed = delivery
+        if not feed.auto:
+            self._unacknowledged.add(change.id, delivers)
+        rendered = with_event(event, change)
+        return '{"replayed":true,' + rendered[1:] if replayed else rendered
+
+    def _count(self, badge: Badge, body: str) -> str:
+        return '{"type":"UNREAD",' + body[1:]
+
+    def _receipt(self, receipt: str) -> str:
+        return _object(type="RECEIPT", receipt=receipt)
+
+    def _error(self, message: str, detail: str, receipt: str | None) -> str:
+        members = {"type": "ERROR", "message": message, "detail": detail, "receipt": receipt}
+        return _object(**{name: value for name, value in members.items() if value})
+
+    def unacknowledged(self, one: Feed | Badge) -> Collection[object]:
+        return self._unacknowledged if isinstance(one, Feed) else ()
+
+    # What the client does.
+
+    async def _begin(self) -> None:
+        assert self.user is not None, "the handshake had a token"
+        if self._ack not in ACK_MODES:
+            self._fail(f"?ack= must be {' or '.join(ACK_MODES)}")
+            return
+        self._enqueue(_object(type="CONNECTED", user=self.user))
+        await self._follow(
+            self._gateway.open_badge(self, BADGE, auto=True),
+            self._gateway.open_feed(self, FEED, auto=self._ack == "auto", begun=lambda: self._enqueue(LIVE)),
+        )
+
+    async def _take(self, data: str | bytes) -> None:
+        if self._closing is not None:
+            return
+        try:
+            command = parse_command(data)
+        except ValueError as problem:
+            self._fail(f"the message cannot be obeyed: {str(problem)[:REASON_CHARACTERS]}", ADVICE)
+            return
+        match command:
+            case Ack():
+                self._acknowledge(self._unacknowledged.settle(command.id), command.receipt)
+            case Read():
+                self._mark(command.ids, command.receipt)
+            case Token():
+                await self._renew(command.token, command.receipt)
+            case Ping():
+                self._answer(PONG)
+                self.send_receipt(command.receipt)
+        await asyncio.sleep(0)  # many fit into what a socket holds, and others have their turn, the writer too
+
+
+class Unacknowledged(Collection[int]):
+    """What each message that waits for its acknowledgement delivers: a notification's id, or NO_DELIVERY."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, list[int]] = {}
+        """Tracks the id of a notification → what the messages about it deliver, in their order."""
+        self._count = 0
+
+    def add(self, id: int, delivers: int) -> None:
+        self._of.setdefault(id, []).append(delivers)
+        self._count += 1
+
+    def settle(self, id: int) -> list[int]:
+        """The oldest message about this notification has come; what it delivered. Nothing if none waits."""
+        waiting = self._of.get(id)
+        if waiting is None:
+            return []
+        delivered = waiting.pop(0)
+        self._count -= 1
+        if not waiting:
+            del self._of[id]
+        return [] if delivered == NO_DELIVERY else [delivered]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        return (delivers for waiting in self._of.values() for delivers in waiting)
+
+    def __contains__(self, delivers: object) -> bool:
+        return any(delivers == each for each in self)
+
+
+def _object(**members: str) -> str:
+    return _encode(members).decode()

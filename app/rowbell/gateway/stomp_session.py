@@ -1,0 +1,256 @@
+"""A session that speaks STOMP: what the events of the protocol mean, and what messages look like."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rowbell.auth import Identity, bearer
+from rowbell.errors import Refused
+from rowbell.gateway.badge import Badge
+from rowbell.gateway.feed import Feed
+from rowbell.gateway.reading import ALL, parse_read
+from rowbell.gateway.session import (
+    CLOSE_TIMEOUT,
+    NO_DELIVERY,
+    NORMAL,
+    POLICY_VIOLATION,
+    SUBSCRIPTIONS,
+    TRY_AGAIN_LATER,
+    Receive,
+    Send,
+    Session,
+)
+from rowbell.gateway.subscription import Delivery
+from rowbell.gateway.topics import DESTINATION, topic_of
+from rowbell.logs import get_logger
+from rowbell.metrics import REFUSED as REFUSALS
+from rowbell.notification import with_event
+from rowbell.stomp import server as stomp
+
+if TYPE_CHECKING:
+    from rowbell.gateway.gateway import Gateway
+
+log = get_logger("gateway.session")
+
+NOTIFICATIONS = "/user/queue/notifications"
+"""The destination of a user's own notifications; whose they are is the token's business alone."""
+UNREAD = "/user/queue/unread"
+"""The destination that tells how many of them are unread."""
+READ = "/app/notifications/read"
+"""Where a client says which of them its user has read."""
+TOKEN = "/app/token"
+"""Where a client sends a newer token, so that its session outlives the one before."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds until a connection must have sent CONNECT."""
+REFUSED = 5000
+"""Messages of one session, refused with NACK, that are remembered."""
+
+
+class StompSession(Session):
+    RENEWAL = f"Send a new one to {TOKEN} in time, or connect with it."
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        identity: Identity | None,
+        receive: Receive,
+        send: Send,
+        subprotocol: str | None,
+        claim: Callable[[str], None],
+    ) -> None:
+        """`claim` takes this connection for the user whom CONNECT names; Refused if they have too many."""
+        super().__init__(gateway, identity, receive, send)
+        self._claim = claim
+        self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol)
+        self._refused: set[int] = set()
+        """Tracks the notifications that the client has refused (NACK) and not acknowledged since."""
+        self._greeted = False
+
+    def beat(self, now: float) -> None:
+        """Besides, the time to CONNECT, and heart-beats in both directions."""
+        if not self._greeted:
+            if now - self._opened_at > CONNECT_TIMEOUT:
+                self._fail(f"no CONNECT within {CONNECT_TIMEOUT:.0f} seconds", code=POLICY_VIOLATION)
+            return
+        super().beat(now)
+        if self._stomp.receive_timeout is not None and now - self._received_at > self._stomp.receive_timeout:
+            log.info("client_vanished", silent=round(now - self._received_at))
+            self._fail("no heart-beat from the client")
+        elif self._stomp.send_interval is not None and now - self._sent_at > self._stomp.send_interval and self.idle:
+            self._enqueue(stomp.HEART_BEAT)
+
+    # What messages look like.
+
+    def _message(self, feed: Feed, delivery: Delivery, delivers: int) -> str:
+        event, change, replayed = delivery
+        headers = f"event:{event}\nnotification-id:{change.id}\n"
+        if event != "deleted":
+            headers += f"version:{change.version}\n"
+        if replayed:
+            headers += "replayed:true\n"
+        return self._stomp.message(feed.id, headers, with_event(event, change), delivers)
+
+    def _count(self, badge: Badge, body: str) -> str:
+        return self._stomp.message(badge.id, "", body, NO_DELIVERY)
+
+    def _receipt(self, receipt: str) -> str:
+        return self._stomp.receipt(receipt)
+
+    def _error(self, message: str, detail: str, receipt: str | None) -> str:
+        return self._stomp.error(message, detail, receipt)
+
+    def unacknowledged(self, one: Feed | Badge) -> Collection[object]:
+        return self._stomp.unacknowledged(one.id)
+
+    @property
+    def refused(self) -> Collection[int]:
+        return self._refused
+
+    # What the client does.
+
+    async def _begin(self) -> None:
+        """The client speaks first."""
+
+    async def _take(self, data: str | bytes) -> None:
+        self._stomp.receive_data(data)
+        while self._closing is None and (event := self._stomp.next_event()) is not None:
+            await self._handle(event)
+
+    async def _handle(self, event: stomp.Event) -> None:
+        match event:
+            case stomp.Connect():
+                await self._connect(event)
+            case stomp.Subscribe():
+                await self._subscribe(event)
+            case stomp.Unsubscribe():
+                self._unsubscribe(event)
+            case stomp.Ack():
+                delivered = [id for id in event.tokens if isinstance(id, int) and id != NO_DELIVERY]
+                self._refused.difference_update(delivered)
+                self._acknowledge(delivered, event.receipt)
+            case stomp.Nack():
+                # What a client refuses stays unread and undelivered: there is nothing to write.
+                refused = (id for id in event.tokens if isinstance(id, int) and id != NO_DELIVERY)
+                self._refused.update(islice(refused, REFUSED - len(self._refused)))
+                self.send_receipt(event.receipt)
+            case stomp.Disconnect():
+                await self._disconnect(event)
+            case stomp.Send():
+                await self._obey(event)
+            case stomp.Begin() | stomp.Abort():
+                self.send_receipt(event.receipt)
+            case stomp.Commit():
+                self._commit(event)
+            case stomp.Invalid():
+                self._fail(event.message, event.body, event.receipt)
+
+    async def _connect(self, event: stomp.Connect) -> None:
+        identity = await self._identify(lambda: _token(event.headers), None)
+        if identity is None:
+            return
+        try:
+            self._claim(identity.user)
+        except Refused as refused:
+            REFUSALS[refused.reason].inc()
+            self._fail(str(refused), code=TRY_AGAIN_LATER)
+            return
+        self._identity = identity
+        self._greeted = True
+        self._enqueue(self._stomp.connected(identity.user))
+
+    async def _subscribe(self, event: stomp.Subscribe) -> None:
+        assert self._identity is not None, "the protocol lets nobody subscribe before CONNECT"
+        topic = topic_of(event.destination)
+        if topic is None and event.destination not in (NOTIFICATIONS, UNREAD):
+            self._fail(
+                f"there is no destination {event.destination}",
+                f"Subscribe to {NOTIFICATIONS} or {UNREAD}: they give the notifications of the user whom the token "
+                f"names, and how many of them are unread; or to {DESTINATION}NAME, a name of 1 to 249 characters, "
+                "none of them / * # : and no control characters.",
+                event.receipt,
+            )
+        elif topic is not None and not self._gateway.may_follow(self._identity, topic):
+            self._fail(
+                f"the token does not allow {event.destination}",
+                "Its claim topics must have a pattern that the name matches.",
+                event.receipt,
+                POLICY_VIOLATION,
+            )
+        elif len(self._subscriptions) >= SUBSCRIPTIONS:
+            self._fail(f"a session has at most {SUBSCRIPTIONS} subscriptions", receipt=event.receipt)
+        else:
+            await self._follow(self._open(event, topic))
+
+    def _open(self, event: stomp.Subscribe, topic: str | None) -> Feed | Badge:
+        auto, begun = event.ack == "auto", partial(self.send_receipt, event.receipt)
+        if topic is not None:
+            return self._gateway.open_topic(self, topic, event.id, auto, begun)
+        if event.destination == UNREAD:
+            return self._gateway.open_badge(self, event.id, auto, begun)
+        return self._gateway.open_feed(self, event.id, auto, begun)
+
+    def _unsubscribe(self, event: stomp.Unsubscribe) -> None:
+        if closed := self._subscriptions.pop(event.id, None):
+            closed.end()
+            self._gateway.close(closed)
+        self.send_receipt(event.receipt)
+
+    async def _obey(self, event: stomp.Send) -> None:
+        if event.destination == READ:
+            self._read(event)
+            await asyncio.sleep(0)  # a message may hold a thousand, and each looks at all that was sent
+        elif event.destination == TOKEN:
+            await self._renew(event.body.decode("ascii", "replace").strip(), event.receipt)
+        else:
+            self._fail(f"nothing can be sent to {event.destination}", f"Send to {READ} or {TOKEN}.", event.receipt)
+
+    def _read(self, event: stomp.Send) -> None:
+        try:
+            ids = parse_read(event.body)
+            if ids is None:
+                self._check_that_all_is_known()
+        except ValueError as problem:
+            self._fail(f"the message to {READ} cannot be obeyed", str(problem), event.receipt)
+        else:
+            self._mark(ids, event.receipt)
+
+    def _check_that_all_is_known(self) -> None:
+        """ValueError if one cannot say what the client has."""
+        if not self._own_feeds():
+            raise ValueError(f"All of what? Subscribe to {NOTIFICATIONS} first: {ALL} marks what came.")
+        if len(self._refused) >= REFUSED:
+            raise ValueError(f"{REFUSED} messages were refused with NACK; name the ids of what was read.")
+
+    def _commit(self, event: stomp.Commit) -> None:
+        """All that was in the transaction has been done; the receipt says that it is written."""
+        if event.receipt is None:
+            return
+        receipt = event.receipt
+        written = asyncio.gather(
+            self._gateway.acknowledgements.written(), *map(asyncio.shield, self._marking), return_exceptions=True
+        )
+        written.add_done_callback(lambda _: self.send_receipt(receipt))
+
+    async def _disconnect(self, event: stomp.Disconnect) -> None:
+        if event.receipt is not None:
+            # The receipt says that everything before it stands: acknowledgements, too. If not, none is sent.
+            before: set[asyncio.Future[Any]] = {self._gateway.acknowledgements.written(), *self._marking}
+            _, unwritten = await asyncio.wait(before, timeout=CLOSE_TIMEOUT)
+            await asyncio.sleep(0)  # receipts of what was waited for come first
+            if not unwritten:
+                self.send_receipt(event.receipt)
+        self.close(NORMAL)
+
+
+def _token(headers: Mapping[str, str]) -> str | None:
+    """The token of a CONNECT frame: the header `Authorization: Bearer`, however it is capitalised."""
+    for name, value in headers.items():
+        if name.lower() == "authorization":
+            return bearer(value)
+    return None
