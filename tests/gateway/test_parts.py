@@ -100,3 +100,42 @@ async def test_whoever_sees_a_new_epoch_first_the_sweep_begins_anew() -> None:
     # Then
     assert (gateway._sweeper._previous, gateway._sweeper._found) == (None, None)
     assert gateway._epoch_seen(new)
+
+
+async def test_a_topic_of_thousands_leaves_others_their_turn_and_who_leaves_meanwhile_is_sent_nothing() -> None:
+    # Given a gateway with many live feeds of one topic
+    gateway = Gateway(cast(Inbox, None), MemoryPresence(), MemoryBus(), TOKENS)
+    feeds = []
+    for number in range(2000):
+        feed = Feed(cast(Any, Listing()), cast(Pager, None), "topic:x", str(number), True)
+        feed.subscription.ledger.raise_floor(Snapshot(100, 100))
+        feed.subscription.state = State.LIVE
+        gateway._registry.feeds.add(feed)
+        feeds.append(feed)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            feeds[-1].end()
+            await asyncio.sleep(0)
+
+    # When
+    waiting = asyncio.create_task(others())
+    await gateway.deliver([Change(id, "topic:x", 1, 200, 200, f'"id":{id}}}') for id in range(1, 11)])
+    waiting.cancel()
+    # Then
+    assert turns >= 50
+    sent = [len(cast(Any, feed._session).sent) for feed in feeds]
+    assert sent == [10] * 1999 + [0]
+
+
+class Listing(Idle):
+    """A session that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send_message(self, *message: Any) -> None:
+        self.sent.append(message)

@@ -12,7 +12,7 @@ import pytest
 
 from rowbell.gateway.badge import UNACKNOWLEDGED, rendered
 from rowbell.gateway.marks import IDS_OF_A_USER
-from rowbell.gateway.session import MARKING, SUBSCRIPTIONS
+from rowbell.gateway.session import PROMISES, SUBSCRIPTIONS
 from rowbell.inbox import MOST_UNREAD, Given, Inbox
 from rowbell.inbox.schema import migrate
 from rowbell.notification import Change
@@ -182,7 +182,7 @@ class TestIds:
         id = await insert(database, "receipts")
         async with socket(running_gateway) as opened, locked(database, id):
             await say_hello(opened, "receipts")
-            await opened.send(f'SEND\ndestination:{READ}\nreceipt:r\n\n{{"ids":[{id}]}}\0' * (MARKING + 1))
+            await opened.send(f'SEND\ndestination:{READ}\nreceipt:r\n\n{{"ids":[{id}]}}\0' * (PROMISES + 1))
             assert (await next_frame(opened)).command == "ERROR"
 
     async def test_a_database_that_refuses_ends_the_session_that_asked_and_no_other(
@@ -221,7 +221,7 @@ class TestIds:
                 row = await cursor.fetchone()
                 assert row is not None
                 change = Change(id, "ahead", 1, int(row[1]), int(row[0]), f'"id":{id},"version":1}}')
-                running_gateway.gateway.deliver([change])
+                await running_gateway.gateway.deliver([change])
                 await client.until(lambda: id in client.seen, "the row, ahead of its visibility")
                 await client.send("SEND", f'{{"ids":[{id}]}}', destination=READ, receipt="ids")
                 await client.send("SEND", '{"all":true}', destination=READ, receipt="all")

@@ -11,6 +11,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from rowbell.errors import KeysUnavailable
+from rowbell.gateway.session import PROMISES
 from tests.gateway.conftest import TOKENS, Running
 from tests.gateway.test_gateway import close_code, next_frame, say_hello, socket
 from tests.integration.processes import eventually
@@ -67,6 +68,12 @@ class TestTokens:
             assert (error.command, error.headers["receipt-id"]) == ("ERROR", "r")
             assert reason in error.headers["message"]
             assert await close_code(opened) == 1008
+
+    async def test_an_empty_token_is_a_wrong_one(self, running_gateway: Running) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            async with socket(running_gateway, "/ws?token="):
+                pass
+        assert refused.value.response.status_code == 401
 
     async def test_keys_that_are_not_known_yet_are_no_fault_of_the_client(
         self, running_gateway: Running, monkeypatch: pytest.MonkeyPatch
@@ -140,3 +147,26 @@ class TestTransactions:
                 assert "never" not in client.subscriptions[0].receipts
         finally:
             await database.execute("DROP TRIGGER hold ON notification; DROP FUNCTION hold()")
+
+
+class TestReceipts:
+    @pytest.mark.parametrize(
+        "frames",
+        ["ACK\nid:{ack}\nreceipt:r\n\n\0", "BEGIN\ntransaction:t\n\n\0COMMIT\ntransaction:t\nreceipt:r\n\n\0"],
+        ids=["ACK", "COMMIT"],
+    )
+    async def test_those_that_wait_for_postgresql_are_bounded(
+        self, running_gateway: Running, database: Database, monkeypatch: pytest.MonkeyPatch, frames: str
+    ) -> None:
+        await insert(database, "promises")
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(running_gateway.gateway.acknowledgements, "written", lambda: never)
+        client = running_gateway.subscriber("promises", "client-individual")
+        client.acknowledge = False
+        async with client:
+            asked = frames.format(ack=client.messages[0].headers["ack"]) * (PROMISES + 1)
+            for begin in range(0, len(asked), 60_000):
+                await client.send_text(asked[begin : begin + 60_000])
+            await client.until(lambda: client.errors, "the refusal")
+            assert "receipts wait for PostgreSQL" in client.errors[0].headers["message"]
+        never.set_result(None)

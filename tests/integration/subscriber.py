@@ -120,6 +120,11 @@ class Subscriber:
             except TimeoutError:
                 continue
 
+    async def send_text(self, text: str) -> None:
+        """One WebSocket message as it is."""
+        assert self._socket is not None
+        await self._socket.send(text)
+
     async def send(self, command: str, body: str = "", **headers: str) -> None:
         assert self._socket is not None
         lines = "".join(f"{name.replace('_', '-')}:{value}\n" for name, value in headers.items())

@@ -37,8 +37,11 @@ class Acknowledgements:
 
     def written(self) -> asyncio.Future[None]:
         """Done when everything added so far is in the table."""
+        until = self._count + len(self._waiting)
+        if self._promises and self._promises[-1][0] == until:
+            return self._promises[-1][1]
         promise: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._promises.append((self._count + len(self._waiting), promise))
+        self._promises.append((until, promise))
         self._keep_promises()
         return promise
 

@@ -81,6 +81,8 @@ class Feed:
 
     def offer(self, change: Change) -> None:
         """The bus brought a whole change of this recipient."""
+        if not self.open:
+            return
         was_live = self.is_live
         delivery = self.subscription.offered(change, self._has_room)
         if delivery is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from rowbell.backoff import backoff
 from rowbell.bus import Bus
@@ -16,7 +16,7 @@ log = get_logger("gateway.link")
 
 
 class Link:
-    def __init__(self, bus: Bus, attendance: Attendance, deliver: Callable[[list[Change]], None]) -> None:
+    def __init__(self, bus: Bus, attendance: Attendance, deliver: Callable[[list[Change]], Awaitable[None]]) -> None:
         self._bus = bus
         self._attendance = attendance
         self._deliver = deliver
@@ -42,4 +42,4 @@ class Link:
             self._attendance.connected(receiver.gateway)
             log.info("bus_connected", gateway=receiver.gateway)
             async for changes in receiver.bundles():
-                self._deliver(changes)
+                await self._deliver(changes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -48,7 +48,7 @@ class Pager:
             self._pages.append((feed, list(query.ids)))
             self._rows_asked.set()
 
-    async def run(self, offer: Callable[[Change], None]) -> None:
+    async def run(self, offer: Callable[[Change], Awaitable[None]]) -> None:
         """Answer until cancelled; `offer` takes the rows that were asked for by `ask_whole`."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run_passes(), name="passes")
@@ -80,7 +80,7 @@ class Pager:
                 feed.carry_out(feed.subscription.passed(passes.first, found.ids, found.deleted))
                 await asyncio.sleep(0)  # a storm of joins must not keep live changes waiting
 
-    async def _run_rows(self, offer: Callable[[Change], None]) -> None:
+    async def _run_rows(self, offer: Callable[[Change], Awaitable[None]]) -> None:
         while True:
             await self._rows_asked.wait()
             pages = _take(self._pages, ROWS_A_QUERY // PAGE)
@@ -93,7 +93,7 @@ class Pager:
             wanted = whole.union(*(ids for _, ids in pages))
             rows = {row.id: row for row in await until_answered(partial(self._inbox.rows, wanted))}
             for id in whole & rows.keys():
-                offer(rows[id])
+                await offer(rows[id])
             for feed, ids in pages:
                 if feed.open:
                     feed.carry_out(feed.subscription.paged([rows[id] for id in ids if id in rows]))

@@ -159,16 +159,17 @@ def _config(web: Web, settings: Settings, context: ssl.SSLContext | None) -> uvi
 
 
 def _make_room(connections: int) -> None:
-    """File descriptors for so many connections, 0: for as many as may be. Most systems let a process have 1,024 until
-    it asks for more."""
+    """File descriptors: as many as may be, as those who do not get so far as a handshake take some, too. Most systems
+    let a process have 1,024 until it asks for more. 0 connections: no limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = (connections or MANY) + OTHER_FILES
     if hard != resource.RLIM_INFINITY and wanted > hard:
         if connections:
             log.warning("few_file_descriptors", limit=hard, connections=connections)
         wanted = hard
-    if soft != resource.RLIM_INFINITY and wanted > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    most = wanted if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and most > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _first(failed: BaseException) -> BaseException:

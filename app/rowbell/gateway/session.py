@@ -21,12 +21,9 @@ from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.subscription import Delivery
 from rowbell.gateway.topics import DESTINATION
-from rowbell.logs import get_logger
 
 if TYPE_CHECKING:
     from rowbell.gateway.gateway import Gateway
-
-log = get_logger("gateway.session")
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -44,9 +41,9 @@ AN_ANSWER = -1
 """Instead of a notification's id: this frame is a receipt, or answers a ping."""
 
 SUBSCRIPTIONS = 32
-"""Of one session: each change of its user is written once for each."""
-MARKING = 1000
-"""Receipts of messages that mark rows as read, of one session, which may wait for PostgreSQL."""
+"""Of one session: each change is written once for each that it is for."""
+PROMISES = 1000
+"""Receipts of one session that may wait for PostgreSQL, to write deliveries or what was marked as read."""
 ANSWER_CHARACTERS = 64 * 1024
 """Answers that may wait for a client that asks for them and does not read."""
 
@@ -64,6 +61,8 @@ class Session(ABC):
         self._send = send
         self._subscriptions: dict[str, Feed | Badge] = {}
         """Tracks subscription id → what it gives."""
+        self._promised = 0
+        """Tracks how many receipts wait for PostgreSQL."""
         self._marking: dict[asyncio.Future[bool], list[str]] = {}
         """Tracks what the client has marked as read and is not written yet: → the receipts that wait for it."""
         self._queue: deque[tuple[str, int]] = deque()
@@ -229,17 +228,18 @@ class Session(ABC):
             marked = self._gateway.mark_given(self.user, self._own_feeds())
         else:
             marked = self._gateway.mark_ids(self.user, ids, self._own_feeds())
-        if marked is None or sum(map(len, self._marking.values())) >= MARKING:
+        if marked is None:
             self._fail("more waits to be marked as read than is kept: try again later", receipt=receipt)
             return
         if marked not in self._marking:
             self._marking[marked] = []
             marked.add_done_callback(self._marked)
-        if receipt is not None:
+        if receipt is not None and self._may_promise(receipt):
             self._marking[marked].append(receipt)
 
     def _marked(self, done: asyncio.Future[bool]) -> None:
         receipts = self._marking.pop(done)
+        self._promised -= len(receipts)
         if done.cancelled():
             return
         if not done.result():
@@ -256,11 +256,27 @@ class Session(ABC):
         assert self.user is not None
         for id in delivered:
             self._gateway.acknowledgements.add(id, self.user)
-        if receipt is not None:
-            written = self._gateway.acknowledgements.written()
-            written.add_done_callback(lambda _: self.send_receipt(receipt))
+        if receipt is not None and self._may_promise(receipt):
+            self._answer_when(self._gateway.acknowledgements.written(), receipt)
         for each in tuple(self._subscriptions.values()):
             each.drained()
+
+    def _may_promise(self, receipt: str) -> bool:
+        """Count a receipt that waits for PostgreSQL; the session ends if there are too many."""
+        if self._promised >= PROMISES:
+            self._fail(f"{PROMISES} receipts wait for PostgreSQL: try again later", receipt=receipt)
+            return False
+        self._promised += 1
+        return True
+
+    def _answer_when(self, written: asyncio.Future[Any], receipt: str) -> None:
+        """Give a promised receipt as soon as that is done."""
+
+        def answer(_: asyncio.Future[Any]) -> None:
+            self._promised -= 1
+            self.send_receipt(receipt)
+
+        written.add_done_callback(answer)
 
     def _fail(self, message: str, detail: str = "", receipt: str | None = None, code: int = PROTOCOL_ERROR) -> None:
         """ERROR, then close with a real code: the close is what makes clients reconnect."""

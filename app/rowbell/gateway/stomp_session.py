@@ -46,6 +46,8 @@ READ = "/app/notifications/read"
 TOKEN = "/app/token"
 """Where a client sends a newer token, so that its session outlives the one before."""
 
+EVENTS_A_TURN = 50
+"""Frames of one client that are obeyed before the event loop does something else: about half a millisecond."""
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection must have sent CONNECT."""
 REFUSED = 5000
@@ -119,8 +121,12 @@ class StompSession(Session):
 
     async def _take(self, data: str | bytes) -> None:
         self._stomp.receive_data(data)
+        events = 0
         while self._closing is None and (event := self._stomp.next_event()) is not None:
             await self._handle(event)
+            events += 1
+            if events % EVENTS_A_TURN == 0:
+                await asyncio.sleep(0)  # one message may hold thousands of frames, and others have their turn
 
     async def _handle(self, event: stomp.Event) -> None:
         match event:
@@ -207,6 +213,7 @@ class StompSession(Session):
             await asyncio.sleep(0)  # a message may hold a thousand, and each looks at all that was sent
         elif event.destination == TOKEN:
             await self._renew(event.body.decode("ascii", "replace").strip(), event.receipt)
+            await asyncio.sleep(0)  # a signature takes up to a millisecond
         else:
             self._fail(f"nothing can be sent to {event.destination}", f"Send to {READ} or {TOKEN}.", event.receipt)
 
@@ -229,13 +236,10 @@ class StompSession(Session):
 
     def _commit(self, event: stomp.Commit) -> None:
         """All that was in the transaction has been done; the receipt says that it is written."""
-        if event.receipt is None:
-            return
-        receipt = event.receipt
-        written = asyncio.gather(
-            self._gateway.acknowledgements.written(), *map(asyncio.shield, self._marking), return_exceptions=True
-        )
-        written.add_done_callback(lambda _: self.send_receipt(receipt))
+        if event.receipt is not None and self._may_promise(event.receipt):
+            before: list[asyncio.Future[Any]] = [self._gateway.acknowledgements.written(), *self._marking]
+            written = asyncio.gather(*map(asyncio.shield, before), return_exceptions=True)
+            self._answer_when(written, event.receipt)
 
     async def _disconnect(self, event: stomp.Disconnect) -> None:
         if event.receipt is not None:

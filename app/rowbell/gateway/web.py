@@ -31,7 +31,7 @@ from rowbell.stomp.server import choose_subprotocol
 Scope = MutableMapping[str, Any]
 
 PATHS = frozenset({"/ws", "/ws/websocket", "/stomp"})
-"""Where STOMP is spoken. `/ws/websocket` is what SockJS clients call the raw WebSocket."""
+"""Where WebSockets are: STOMP, and on /ws plain JSON too. `/ws/websocket` is SockJS clients' name for the raw one."""
 
 IN_QUERY = ("token", "access_token")
 """The names by which a query may have a token."""
@@ -90,8 +90,7 @@ class Web:
         """Refused if nobody may come in this way."""
         if scope["path"] not in PATHS:
             raise Refused("path", 404, f"There is no WebSocket at {scope['path']}: connect to /ws.")
-        if self._gateway.stopping:
-            raise Refused("stopping", 503, "This gateway is stopping: connect again, to another one.", SOON)
+        self._check_that_it_goes_on()
         origin, host = _headers(scope, b"origin"), _headers(scope, b"host")
         if complaint := self._origins.complaint(origin, host, secure=scope["scheme"] == "wss"):
             raise Refused("origin", 403, complaint)
@@ -107,8 +106,13 @@ class Web:
             raise Refused("keys", 503, str(error), SOON) from None
         except TokenError as error:
             raise Refused("token", 401, str(error)) from None
+        self._check_that_it_goes_on()  # keys may have been waited for
         seat.claim(identity.user)
         return identity
+
+    def _check_that_it_goes_on(self) -> None:
+        if self._gateway.stopping:
+            raise Refused("stopping", 503, "This gateway is stopping: connect again, to another one.", SOON)
 
     def _session(
         self, scope: Scope, identity: Identity | None, receive: Receive, send: Send, subprotocol: str | None, seat: Seat
@@ -143,7 +147,7 @@ def token_of(scope: Scope) -> str | None:
 
 
 def _query(scope: Scope) -> dict[str, list[str]]:
-    return parse_qs(scope["query_string"].decode("latin-1"))
+    return parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
 
 def _headers(scope: Scope, name: bytes) -> list[str]:
