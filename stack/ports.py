@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rowbell.embedded.server import is_busy
 from stack.errors import StackError
 
 DEFAULTS = Path(__file__).with_name("ports.env")
@@ -51,17 +51,6 @@ def check_free(ports: Ports, running: Iterable[str]) -> None:
     busy = [name for name, port in ports.items() if OWNERS[name] not in running and is_busy(port)]
     if busy:
         raise StackError("\n".join(_complaint(name, ports[name]) for name in busy))
-
-
-def is_busy(port: int) -> bool:
-    with socket.socket() as probe:
-        # A server that stopped a moment ago leaves connections in TIME_WAIT, which hinder nobody with this option.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 def _assignments(file: Path) -> list[tuple[str, str]]:

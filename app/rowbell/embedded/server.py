@@ -216,14 +216,14 @@ class EmbeddedPostgres:
         return data.with_name(f"{data.name}.binaries")
 
     def _choose_port(self) -> None:
-        if not _is_busy(self.port):
+        if not is_busy(self.port):
             return
         if self._port_is_given:
             raise DatabaseError(
                 f"port {self.port} is busy; the embedded PostgreSQL needs it. See who has it: "
                 f"ss -ltnp 'sport = :{self.port}'. Or give another, or none"
             )
-        busy, free = self.port, next((port for port in PORTS if not _is_busy(port)), None)
+        busy, free = self.port, next((port for port in PORTS if not is_busy(port)), None)
         if free is None:
             raise DatabaseError(f"the ports {PORTS[0]} and {PORTS[1]} to {PORTS[-1]} are busy: give another")
         log.warning("embedded_postgres_port_busy", port=busy, instead=free)
@@ -314,7 +314,8 @@ def _wait(steps: Iterator[None]) -> None:
         time.sleep(PAUSE)
 
 
-def _is_busy(port: int) -> bool:
+def is_busy(port: int) -> bool:
+    """Does somebody listen on it, on 127.0.0.1?"""
     with socket.socket() as probe:
         # A server that stopped a moment ago leaves connections in TIME_WAIT, which hinder nobody with this option.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
