@@ -387,13 +387,13 @@ class TestFileDescriptors:
     @pytest.mark.parametrize(
         ("soft", "hard", "connections", "limit", "is_short"),
         [
-            (1024, 16384, 10_000, "10256", False),
+            (1024, 16384, 10_000, "16384", False),
             (16384, 16384, 10_000, "16384", False),
             (1024, 4096, 10_000, "4096", True),
             (1024, 4096, 0, "4096", False),
         ],
     )
-    def test_a_gateway_gets_itself_as_many_as_it_needs_or_says_that_it_cannot(
+    def test_a_gateway_gets_itself_as_many_as_it_may_have_and_says_when_they_are_few(
         self, soft: int, hard: int, connections: int, limit: str, is_short: bool
     ) -> None:
         found, logged = self.room(soft, hard, connections)

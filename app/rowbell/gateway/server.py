@@ -163,10 +163,8 @@ def _make_room(connections: int) -> None:
     let a process have 1,024 until it asks for more. 0 connections: no limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = (connections or MANY) + OTHER_FILES
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        if connections:
-            log.warning("few_file_descriptors", limit=hard, connections=connections)
-        wanted = hard
+    if connections and hard != resource.RLIM_INFINITY and wanted > hard:
+        log.warning("few_file_descriptors", limit=hard, connections=connections)
     most = wanted if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and most > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
