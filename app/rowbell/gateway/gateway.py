@@ -42,8 +42,9 @@ FLUSH_TIMEOUT = 5.0
 """Seconds for the last acknowledgements to be written."""
 SWEEP_OVERDUE = 15.0
 """Seconds without a sweep after which a gateway is not ready: what the stream loses would not arrive."""
-OFFERS_A_TURN = 200
-"""Changes offered to feeds before the event loop does something else: about 5 milliseconds."""
+OFFERS_A_TURN = 1000
+"""Changes offered to feeds before the event loop does something else: 25 milliseconds at the most. With 200 a burst to
+many users costs a fifth more, as each socket's writer is woken for a frame at a time."""
 PROBE_TIMEOUT = 2.0
 """Seconds that PostgreSQL may take to answer the readiness probe."""
 
