@@ -150,6 +150,8 @@ async def test_no_slot_is_left_after_any_end_of_a_gateway(
             return await slots(database) == before
 
         await eventually("it has a slot", has_its_slot)
+        # One that is frozen between making the slot and reading it is no reader yet, to whom a time-out applies.
+        await eventually("it streams", lambda: "wal_streaming" in gateway.log.read_text())
         if end == "stopped":
             await asyncio.to_thread(gateway.stop)
         elif end == "killed":
