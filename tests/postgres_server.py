@@ -13,7 +13,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -29,6 +28,7 @@ from psycopg.rows import TupleRow
 from rowbell.embedded.account import Account
 from rowbell.embedded.binaries import reachable
 from rowbell.inbox.schema import migrate
+from tests.integration.processes import free_port
 
 DEADLINE = 30.0
 """Seconds that a server may take to start, to stop or to recover."""
@@ -72,7 +72,7 @@ class PostgresServer:
     def __init__(self, binaries: Path) -> None:
         assert (binaries / "postgres").exists(), f"no PostgreSQL in {binaries}: run `make install`"
         self.binaries = binaries
-        self.port = _free_port()
+        self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="rowbell-postgres-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._names = (f"test_{number}" for number in itertools.count())
@@ -228,10 +228,3 @@ def _as_unprivileged() -> list[str]:
     if user := _unprivileged():
         command += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     return command
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -6,7 +6,6 @@ import asyncio
 import os
 import pwd
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import psycopg
 from rowbell.embedded import EmbeddedPostgres, Home
 from rowbell.embedded.cluster import Cluster
 from rowbell.inbox.schema import migrate
+from tests.integration.processes import free_port
 
 DEADLINE = 30.0
 """Seconds that anything may take."""
@@ -127,10 +127,3 @@ async def eventually_async(what: str, condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not in {DEADLINE} s: {what}"
         await asyncio.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
