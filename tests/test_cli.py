@@ -419,3 +419,23 @@ def test_a_url_with_an_option_that_libpq_does_not_know_is_a_wrong_setting(rowbel
 
     assert result.status == 2
     assert "sslmod" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["alice", "--before", "yesterday"], "'yesterday' is not a time as 2026-11-25T08:00:00Z"),
+        (["alice", "--before", "2026-11-25T08:00:00"], "does not say which time zone"),
+        (["alice", "--before", "2999-01-01T00:00:00Z"], "is to come"),
+        (["topic:news"], "cannot be a recipient"),
+        ([""], "is empty"),
+    ],
+)
+def test_nobody_is_revoked_by_mistake(arguments: list[str], message: str, rowbell: Rowbell) -> None:
+    result = rowbell("revoke", *arguments, ROWBELL_DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert result.status != 0
+    assert message in result.err
+
+
+def test_revoking_needs_the_database(rowbell: Rowbell) -> None:
+    assert "ROWBELL_DATABASE_URL is not set" in rowbell("revoke", "alice").err

@@ -46,6 +46,23 @@ already is served as before while others come."""
 MAX_CONNECT_RATE_PER_ADDRESS = 50
 """A second: an office behind one address, all of whom come back after a restart, is in within some seconds."""
 
+MAX_FRAME = 64 * 1024
+"""Bytes of a frame, and of a WebSocket message: Spring's clients stop there, and none has reason to send more."""
+MAX_HEADERS = 64
+"""Of a frame: the protocol defines at most seven for one."""
+MAX_HEADER_LINE = 8 * 1024
+"""Characters: nginx and Apache take no longer ones, so no longer token comes through them."""
+MAX_BODY = 32 * 1024
+"""Bytes: a thousand ids to mark as read have 17 KiB, a token 8."""
+MAX_SUBSCRIPTIONS = 32
+"""Of one session: each change is written once for each that it is for."""
+MAX_FRAME_RATE = 500
+"""A second, of one session: one that uses all of it takes a hundredth of a processor."""
+MAX_UNACKNOWLEDGED = 5000
+"""Of one subscription: what waits for an ACK is remembered."""
+CONNECT_TIMEOUT = 10
+"""Seconds: a client on a bad line has said CONNECT by then, and who says nothing shall not keep a place."""
+
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\[\]:/?#@,\s]+)(?::([0-9]{1,5}))?")
 """Scheme, host and port of an origin (RFC 6454, 6.2) in lower case."""
 
@@ -328,6 +345,43 @@ class Settings:
         _whole(0, 1_000_000),
         default=MAX_CONNECT_RATE_PER_ADDRESS,
     )
+    max_frame: int = _setting(
+        "how many bytes a frame, or WebSocket message, of a client has at most",
+        "65536",
+        _whole(1024, 1 << 24),
+        default=MAX_FRAME,
+    )
+    max_headers: int = _setting(
+        "how many headers a frame of a client has at most", "64", _whole(8, 10_000), default=MAX_HEADERS
+    )
+    max_header_line: int = _setting(
+        "how many characters a header line of a client has at most",
+        "8192",
+        _whole(256, 1 << 20),
+        default=MAX_HEADER_LINE,
+    )
+    max_body: int = _setting(
+        "how many bytes the body of a client's frame has at most", "32768", _whole(256, 1 << 24), default=MAX_BODY
+    )
+    max_frame_rate: int = _setting(
+        "how many frames a second a session sends at most, two seconds' worth of them at once; an ACK or NACK for each "
+        "message does not count; 0: no limit",
+        "500",
+        _whole(0, 1_000_000),
+        default=MAX_FRAME_RATE,
+    )
+    max_subscriptions: int = _setting(
+        "how many subscriptions a session has at most", "32", _whole(1, 10_000), default=MAX_SUBSCRIPTIONS
+    )
+    max_unacknowledged: int = _setting(
+        "how many messages of a subscription may wait for the client's ACK; then it is sent no more until some come",
+        "5000",
+        _whole(1, 1_000_000),
+        default=MAX_UNACKNOWLEDGED,
+    )
+    connect_timeout: int = _setting(
+        "how many seconds a connection has until CONNECT", "10", _whole(1, 600), default=CONNECT_TIMEOUT
+    )
     metrics_port: int | None = _setting(
         "the port of Prometheus metrics on the same address; unset: none; 0 takes a free one",
         "9114",
@@ -391,6 +445,10 @@ class Settings:
             if value is not None:
                 value = field.metadata["hide"](str(value))
             yield environment_name(field.name), value, field.metadata["doc"]
+
+
+DEFAULTS = Settings()
+"""Where nothing was set."""
 
 
 def environment_name(field_name: str) -> str:

@@ -20,16 +20,24 @@ COMMIT_TO_SOCKET = Histogram(
 )
 SESSIONS = Gauge("rowbell_sessions", "Open sessions")
 CONNECTIONS = Gauge("rowbell_connections", "WebSockets, from the handshake on")
-_refused = Counter("rowbell_refused_total", "Clients that were not let in, by the reason", ["reason"])
+_refused = Counter("rowbell_refused_total", "Clients that were not let in or were ended, by the reason", ["reason"])
 REFUSED = {
     reason: _refused.labels(reason)
     for reason in (
         "path", "stopping", "origin", "address_rate", "connections", "rate", "token", "keys", "sessions_per_user",
+        "connect_timeout", "frame", "headers", "header_line", "body", "frame_rate", "subscriptions", "receipts",
+        "marks", "protocol", "destination", "topic", "expired", "revoked", "heart_beat",
     )
 }  # fmt: skip
-"""Reason → counter; the reasons are those of `rowbell.errors.Refused`."""
+"""Reason → counter; the reasons are those of `rowbell.errors.Refused`, and then of `Session.fail`."""
 SUBSCRIPTIONS = Gauge("rowbell_subscriptions", "Subscriptions")
-LAGGING = Counter("rowbell_lagging_total", "Times a subscription's queue was full and it went to paging")
+_lagging = Counter(
+    "rowbell_lagging_total", "Times a subscription was sent no more for a while, by the reason", ["reason"]
+)
+LAGGING_SLOW = _lagging.labels("slow")
+"""The client reads more slowly than rows come."""
+LAGGING_UNACKNOWLEDGED = _lagging.labels("unacknowledged")
+"""As many messages as may wait for the client's ACK."""
 
 _dispatched = Counter("rowbell_dispatched_total", "Changes taken from the stream, by what became of them", ["outcome"])
 DISPATCHED_PUBLISHED = _dispatched.labels("published")

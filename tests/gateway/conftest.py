@@ -13,6 +13,7 @@ import pytest
 
 from rowbell.auth import Tokens
 from rowbell.bus.memory import MemoryBus
+from rowbell.config import Settings
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.server import listen, serve
 from rowbell.inbox import Inbox
@@ -54,12 +55,14 @@ class Running:
 
 
 @pytest.fixture
-async def running_gateway(server: PostgresServer) -> AsyncIterator[Running]:
+async def running_gateway(server: PostgresServer, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
+    """With the settings that the test names, if any, as the fixture's parameter."""
+    settings: Settings = getattr(request, "param", Settings())
     inbox = Inbox.connect(server.url("postgres"))
     presence, bus = MemoryPresence(), MemoryBus()
-    gateway = Gateway(inbox, presence, bus, TOKENS, streaming=lambda: False)  # so the sweep hurries
+    gateway = Gateway(inbox, presence, bus, TOKENS, lambda: False, settings)  # not streaming: the sweep hurries
     listener = listen("127.0.0.1", 0)
-    serving = asyncio.create_task(serve(gateway, listener))
+    serving = asyncio.create_task(serve(gateway, listener, settings))
     running = Running(gateway, bus, presence, listener.getsockname()[1], serving)
     await eventually("the gateway is ready", lambda: _ready(gateway))
     try:

@@ -19,8 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rowbell.bus import Bundle
-from rowbell.gateway.feed import UNACKNOWLEDGED
-from rowbell.gateway.session import SUBSCRIPTIONS
+from rowbell.config import MAX_SUBSCRIPTIONS, MAX_UNACKNOWLEDGED
 from rowbell.notification import Change
 from tests.gateway.conftest import TOKENS, Running
 from tests.integration.processes import eventually
@@ -59,6 +58,16 @@ async def close_code(opened: ClientConnection) -> int | None:
                 await opened.recv()
         except ConnectionClosed:
             return opened.close_code
+
+
+async def said_before_the_close(opened: ClientConnection) -> list[str]:
+    """All that comes until the gateway closes."""
+    said = []
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                said.append(str(await opened.recv()))
+    return said
 
 
 class TestComingIn:
@@ -289,13 +298,13 @@ class TestSession:
     async def test_a_session_has_a_bounded_number_of_subscriptions(self, running_gateway: Running) -> None:
         async with socket(running_gateway) as opened:
             await say_hello(opened)
-            for n in range(SUBSCRIPTIONS):
+            for n in range(MAX_SUBSCRIPTIONS):
                 await opened.send(f"SUBSCRIBE\nid:{n}\ndestination:{NOTIFICATIONS}\nreceipt:{n}\n\n\0")
                 assert (await next_frame(opened)).headers["receipt-id"] == str(n)
             await opened.send(f"SUBSCRIBE\nid:more\ndestination:{NOTIFICATIONS}\nreceipt:r\n\n\0")
             error = await next_frame(opened)
             assert (error.command, error.headers["receipt-id"]) == ("ERROR", "r")
-            assert str(SUBSCRIPTIONS) in error.headers["message"]
+            assert str(MAX_SUBSCRIPTIONS) in error.headers["message"]
 
     async def test_a_subscription_that_ends_before_it_is_live_is_answered(self, running_gateway: Running) -> None:
         async with socket(running_gateway) as opened:
@@ -328,8 +337,8 @@ class TestSession:
         mute.acknowledge = False
         mute.start()
         try:
-            await mute.until(lambda: len(mute.messages) >= UNACKNOWLEDGED, "as many as may wait")
-            assert len(mute.messages) < UNACKNOWLEDGED + 200
+            await mute.until(lambda: len(mute.messages) >= MAX_UNACKNOWLEDGED, "as many as may wait")
+            assert len(mute.messages) < MAX_UNACKNOWLEDGED + 200
             assert not mute.subscriptions[0].receipt
             await mute.send("ACK", id=mute.messages[-1].headers["ack"])
             await mute.until(lambda: mute.subscriptions[0].receipt, "the rest, and the receipt")

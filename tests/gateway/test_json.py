@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from rowbell.gateway import feed
+from rowbell.config import Settings
 from rowbell.gateway.commands import RECEIPT_CHARACTERS, parse_command
 from rowbell.gateway.json_session import Unacknowledged
 from rowbell.gateway.session import NO_DELIVERY
@@ -197,10 +197,10 @@ class TestAcknowledgements:
             await acks.ask("ack", id=2**53 - 1)
             assert await delivered(database, "acks") == {ids[1]}
 
+    @pytest.mark.parametrize("running_gateway", [Settings(max_unacknowledged=300)], indirect=True)
     async def test_who_acknowledges_nothing_is_sent_no_more_until_it_does(
-        self, running_gateway: Running, database: Database, monkeypatch: pytest.MonkeyPatch
+        self, running_gateway: Running, database: Database
     ) -> None:
-        monkeypatch.setattr(feed, "UNACKNOWLEDGED", 300)
         await database.execute(
             "INSERT INTO notification (recipient_id, title) SELECT 'bounded', 'n' FROM generate_series(1, 1000)"
         )

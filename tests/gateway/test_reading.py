@@ -10,9 +10,10 @@ from itertools import pairwise
 import psycopg
 import pytest
 
+from rowbell.config import MAX_SUBSCRIPTIONS
 from rowbell.gateway.badge import UNACKNOWLEDGED, rendered
 from rowbell.gateway.marks import IDS_OF_A_USER
-from rowbell.gateway.session import PROMISES, SUBSCRIPTIONS
+from rowbell.gateway.session import PROMISES
 from rowbell.inbox import MOST_UNREAD, Given, Inbox
 from rowbell.inbox.schema import migrate
 from rowbell.notification import Change
@@ -528,11 +529,11 @@ class Acknowledging:
 async def test_badges_count_as_subscriptions(running_gateway: Running) -> None:
     async with socket(running_gateway) as opened:
         await say_hello(opened, "greedy")
-        for n in range(SUBSCRIPTIONS + 1):
+        for n in range(MAX_SUBSCRIPTIONS + 1):
             await opened.send(f"SUBSCRIBE\nid:{n}\ndestination:{UNREAD}\n\n\0")
         while (frame := await next_frame(opened)).command == "MESSAGE":
             pass
-        assert str(SUBSCRIPTIONS) in frame.headers["message"]
+        assert str(MAX_SUBSCRIPTIONS) in frame.headers["message"]
 
 
 async def _left(database: Database, user: str, ids: list[int]) -> bool:

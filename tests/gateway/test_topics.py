@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from rowbell.bus import Bundle
 from rowbell.config import Settings
 from rowbell.errors import SettingsError
-from rowbell.gateway import feed
 from rowbell.gateway.topics import allow, patterns, recipient_of, topic_of
 from rowbell.notification import Change
 from tests.gateway.conftest import TOKENS, Running
@@ -149,10 +148,10 @@ class TestWhatComes:
 
             await eventually("presence forgets", forgotten)
 
+    @pytest.mark.parametrize("running_gateway", [Settings(max_unacknowledged=50)], indirect=True)
     async def test_who_does_not_acknowledge_pages_from_where_it_was(
-        self, running_gateway: Running, database: Database, monkeypatch: pytest.MonkeyPatch
+        self, running_gateway: Running, database: Database
     ) -> None:
-        monkeypatch.setattr(feed, "UNACKNOWLEDGED", 50)
         await insert(database, "topic:slow")
         async with member(running_gateway, "alice", "slow") as alice:
             await follow(alice, "slow", "client")
@@ -211,8 +210,8 @@ class TestWhatIsLeftAlone:
 
 
 class TestPermission:
+    @pytest.mark.parametrize("running_gateway", [Settings(public_topics="status,news.#")], indirect=True)
     async def test_the_public_list_allows_everybody(self, running_gateway: Running, database: Database) -> None:
-        running_gateway.gateway._public_topics = patterns("status,news.#")
         async with running_gateway.subscriber("nobody") as client:
             await follow(client, "news.sport.uk")
             id = await insert(database, "topic:news.sport.uk")

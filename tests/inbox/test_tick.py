@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from rowbell.inbox import Inbox, Key
+from rowbell.inbox import Inbox, Key, Revocation
 from rowbell.inbox.inbox import OF_ONE, UNFILTERED
 from rowbell.notification import DELETED
 from tests.inbox.writing import insert, insert_many, transaction_of
@@ -145,3 +146,33 @@ async def test_of_one_recipient_with_very_many_changes_not_all_are_read(
     # then
     assert len([key for key in tick.keys if key.recipient_id == "alice"]) == OF_ONE
     assert [key.id for key in tick.keys if key.recipient_id == "bob"] == [bobs]
+
+
+async def test_a_token_taken_back_is_seen_once_and_at_a_first_look_all_are(
+    inbox: Inbox, sql: Connection[TupleRow]
+) -> None:
+    sql.execute("INSERT INTO notification_revocation (user_id, before) VALUES ('a', '2026-01-01T00:00:00Z')")
+    first = await inbox.tick(None, nobody)
+    sql.execute(
+        "INSERT INTO notification_revocation (user_id, before) "
+        "VALUES ('b', '2026-01-01T00:00:00.5Z'), ('b', '2025-01-01T00:00:00Z')"
+    )
+    second = await inbox.tick(first.snapshot, nobody)
+    assert first.revocations == [Revocation("a", 1767225600.0)]
+    assert second.revocations == [Revocation("b", 1767225600.5)]
+    assert (await inbox.tick(second.snapshot, nobody)).revocations == []
+    assert len((await inbox.tick(None, nobody)).revocations) == 2
+
+
+async def test_a_token_taken_back_in_a_long_transaction_is_seen_when_it_commits(
+    inbox: Inbox, sql: Connection[TupleRow]
+) -> None:
+    with psycopg.connect(sql.info.dsn, password=sql.info.password) as late:
+        late.execute("INSERT INTO notification_revocation (user_id) VALUES ('late')")
+        insert(sql)
+        before = await inbox.tick(None, nobody)
+        insert(sql)
+        between = await inbox.tick(before.snapshot, nobody)
+    after = await inbox.tick(between.snapshot, nobody)
+    assert (before.revocations, between.revocations) == ([], [])
+    assert [each.user for each in after.revocations] == ["late"]

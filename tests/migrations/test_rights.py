@@ -18,6 +18,7 @@ STATEMENTS = {
     ("select", "notification"): "SELECT * FROM notification",
     ("select", "notification_deleted"): "SELECT * FROM notification_deleted",
     ("select", "notification_delivery"): "SELECT * FROM notification_delivery",
+    ("select", "notification_revocation"): "SELECT * FROM notification_revocation",
     ("select", "rowbell_epoch"): "SELECT * FROM rowbell_epoch",
     ("select", "rowbell_heartbeat"): "SELECT * FROM rowbell_heartbeat",
     ("select", "rowbell_schema_version"): "SELECT * FROM rowbell_schema_version",
@@ -25,6 +26,7 @@ STATEMENTS = {
     ("insert", "notification"): "INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')",
     ("insert", "notification_deleted"): "INSERT INTO notification_deleted VALUES (1, 'alice', 1)",
     ("insert", "notification_delivery"): "INSERT INTO notification_delivery VALUES (1, 'alice') ON CONFLICT DO NOTHING",
+    ("insert", "notification_revocation"): "INSERT INTO notification_revocation (user_id, before) VALUES ('a', now())",
     ("insert", "rowbell_epoch"): "INSERT INTO rowbell_epoch DEFAULT VALUES",
     ("insert", "rowbell_heartbeat"): "INSERT INTO rowbell_heartbeat (at) VALUES (now())",
     ("insert", "rowbell_schema_version"): "INSERT INTO rowbell_schema_version VALUES ('x')",
@@ -32,6 +34,7 @@ STATEMENTS = {
     ("update", "notification"): "UPDATE notification SET read_at = now()",
     ("update", "notification_deleted"): "UPDATE notification_deleted SET deleted_tx = 0",
     ("update", "notification_delivery"): "UPDATE notification_delivery SET user_id = 'bob'",
+    ("update", "notification_revocation"): "UPDATE notification_revocation SET before = now()",
     ("update", "rowbell_epoch"): "UPDATE rowbell_epoch SET purged_tx = 0",
     ("update", "rowbell_heartbeat"): "UPDATE rowbell_heartbeat SET at = now()",
     ("update", "rowbell_schema_version"): "UPDATE rowbell_schema_version SET version_num = 'x'",
@@ -39,15 +42,15 @@ STATEMENTS = {
     **{
         ("delete", table): f"DELETE FROM {table}"
         for table in (
-            "notification", "notification_deleted", "notification_delivery", "rowbell_epoch", "rowbell_heartbeat",
-            "rowbell_schema_version", "unread_notification",
+            "notification", "notification_deleted", "notification_delivery", "notification_revocation",
+            "rowbell_epoch", "rowbell_heartbeat", "rowbell_schema_version", "unread_notification",
         )
     },
     **{
         ("truncate", table): f"TRUNCATE {table}"
         for table in (
-            "notification", "notification_deleted", "notification_delivery", "rowbell_epoch", "rowbell_heartbeat",
-            "rowbell_schema_version",
+            "notification", "notification_deleted", "notification_delivery", "notification_revocation",
+            "rowbell_epoch", "rowbell_heartbeat", "rowbell_schema_version",
         )
     },
 }  # fmt: skip
@@ -56,13 +59,14 @@ ALLOWED = {
     APP: {
         ("select", "notification"), ("select", "unread_notification"), ("insert", "notification"),
         ("update", "notification"), ("delete", "notification"),
+        ("select", "notification_revocation"), ("insert", "notification_revocation"),
     },
     GATEWAY: {
         ("select", "notification"), ("select", "unread_notification"), ("update", "notification"),
         ("select", "notification_deleted"), ("delete", "notification_deleted"),
         ("select", "notification_delivery"), ("insert", "notification_delivery"), ("delete", "notification_delivery"),
         ("select", "rowbell_epoch"), ("insert", "rowbell_epoch"), ("update", "rowbell_epoch"),
-        ("delete", "rowbell_epoch"),
+        ("delete", "rowbell_epoch"), ("select", "notification_revocation"),
     },
     CONNECTOR: {
         ("select", "notification"),
@@ -127,6 +131,12 @@ def test_a_role_may_do_what_it_is_for_and_nothing_else(sessions: dict[str, Conne
         else:
             kind = "view" if table == "unread_notification" else "table"
             assert answer == f"permission denied for {kind} {table}", f"{login}, {verb} {table}"
+
+
+def test_nobody_says_in_which_transaction_a_token_was_taken_back(sessions: dict[str, Connection[TupleRow]]) -> None:
+    statement = "INSERT INTO notification_revocation (user_id, revoked_tx) VALUES ('alice', 9)"
+    for login in LOGINS:
+        assert refusal(sessions[login], statement) == "permission denied for table notification_revocation"
 
 
 @pytest.mark.parametrize("login", LOGINS)

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from stomp.utils import parse_frame as parse_with_stomp_py
 
 from rowbell.stomp.errors import LocalProtocolError, ProtocolError
-from rowbell.stomp.frames import FRAME_LIMIT, Frame, Parser, encode
-from rowbell.stomp.headers import HEADER_LIMIT, HEADER_LINE_LIMIT, VERSIONS
+from rowbell.stomp.frames import Frame, Parser, encode
+from rowbell.stomp.headers import VERSIONS
+from rowbell.stomp.limits import Limits
+
+LIMITS = Limits(body=Limits().frame)
 
 READABLE = {
     "no header, no body": (b"DISCONNECT\n\n\0", Frame("DISCONNECT", {})),
@@ -74,12 +77,12 @@ BROKEN = {
         "The content-length header does not match the body",
     ),
     "too many headers": (
-        b"SEND\nreceipt:7\n" + b"a:b\n" * HEADER_LIMIT + b"\n\0",
-        f"The frame has more than {HEADER_LIMIT} headers",
+        b"SEND\nreceipt:7\n" + b"a:b\n" * LIMITS.headers + b"\n\0",
+        f"The frame has more than {LIMITS.headers} headers",
     ),
     "a header too long": (
-        b"SEND\nreceipt:7\na:" + b"b" * HEADER_LINE_LIMIT + b"\n\n\0",
-        f"A header is longer than {HEADER_LINE_LIMIT} characters",
+        b"SEND\nreceipt:7\na:" + b"b" * LIMITS.header_line + b"\n\n\0",
+        f"A header is longer than {LIMITS.header_line} characters",
     ),
     **{
         f"the content-length {value!r}": (
@@ -137,19 +140,48 @@ def test_a_receipt_that_is_itself_broken_is_none():
 
 @pytest.mark.parametrize("head", [b"SEND\n\n", b"SEND\ncontent-length:%d\n\n"], ids=["until NUL", "announced"])
 def test_a_frame_may_be_as_large_as_the_limit_and_no_larger(head):
-    room = FRAME_LIMIT - len(head.replace(b"%d", b"65500")) - len(b"\0")
+    room = LIMITS.frame - len(head.replace(b"%d", b"65500")) - len(b"\0")
     largest = head.replace(b"%d", b"%d" % room) + b"x" * room + b"\0"
     too_large = head.replace(b"%d", b"%d" % (room + 1)) + b"x" * (room + 1) + b"\0"
 
-    assert len(largest) == FRAME_LIMIT
+    assert len(largest) == LIMITS.frame
     assert len(read([largest])) == len(read([largest[:-1], largest[-1:]])) == 1
     for chunks in [too_large], [too_large[:-1], too_large[-1:]]:
-        with pytest.raises(ProtocolError, match=f"larger than {FRAME_LIMIT} octets"):
+        with pytest.raises(ProtocolError, match=f"larger than {LIMITS.frame} octets"):
             read(chunks)
 
 
+@pytest.mark.parametrize("head", [b"SEND\n\n", b"SEND\ncontent-length:%d\n\n"], ids=["until NUL", "announced"])
+def test_a_body_has_a_limit_of_its_own(head):
+    limits = Limits(body=100)
+    for size in 100, 101:
+        parser = Parser(limits)
+        parser.feed(head.replace(b"%d", b"%d" % size) + b"x" * size + b"\0")
+        if size == 100:
+            assert parser.next_frame() is not None
+        else:
+            with pytest.raises(ProtocolError, match="body is larger than 100 octets") as caught:
+                parser.next_frame()
+            assert caught.value.reason == "body"
+
+
+def test_who_passes_a_limit_is_told_which():
+    limits = Limits(frame=300, headers=3, header_line=50)
+    for reason, frame in {
+        "headers": b"SEND\na:1\nb:2\nc:3\nd:4\n\n\0",
+        "header_line": b"SEND\na:" + b"x" * 50 + b"\n\n\0",
+        "frame": b"SEND\na:b\n\n" + b"x" * 300 + b"\0",
+        "protocol": b"SEND\na\n\n\0",
+    }.items():
+        parser = Parser(limits)
+        parser.feed(frame)
+        with pytest.raises(ProtocolError) as caught:
+            parser.next_frame()
+        assert caught.value.reason == reason
+
+
 def test_a_frame_that_will_be_too_large_is_refused_before_it_has_come():
-    for beginning in b"SEND\ncontent-length:9999999999\n\n", b"S" * FRAME_LIMIT, b"SEND\n\n" + b"x" * FRAME_LIMIT:
+    for beginning in b"SEND\ncontent-length:9999999999\n\n", b"S" * LIMITS.frame, b"SEND\n\n" + b"x" * LIMITS.frame:
         with pytest.raises(ProtocolError, match="larger than"):
             read([beginning])
 
@@ -171,7 +203,7 @@ def test_a_thousand_frames_may_come_in_one_message():
 )
 def test_a_frame_costs_no_search_through_all_that_came_with_it(frames):
     """A message of 64 KiB of small frames would hold up everybody else for a tenth of a second and more."""
-    parser = Parser(FRAME_LIMIT)
+    parser = Parser(LIMITS)
     parser.feed(frames)
     parser._buffer = counted = CountingBytes(frames)
 
@@ -183,7 +215,7 @@ def test_a_frame_costs_no_search_through_all_that_came_with_it(frames):
 
 def test_octets_that_come_one_by_one_are_not_searched_again_and_again():
     """Of a frame of 64 KiB that comes octet by octet, each octet is looked at a few times, not 64 Ki times."""
-    parser = CountingParser(FRAME_LIMIT)
+    parser = CountingParser(LIMITS)
     for octet in b"SEND\n\n" + b"x" * 1000 + b"\0":
         parser.feed(bytes([octet]))
         frame = parser.next_frame()
@@ -271,7 +303,7 @@ UNCARRIED = {"1.2": "\0", "1.1": "\r\0", "1.0": "\r\n\0"}
 
 
 def read(chunks: list[bytes | str], version: str = "1.2") -> list[Frame]:
-    parser = Parser(FRAME_LIMIT)
+    parser = Parser(LIMITS)
     parser.version = version
     frames = []
     for chunk in chunks:

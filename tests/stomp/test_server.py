@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowbell.stomp.errors import LocalProtocolError
-from rowbell.stomp.frames import FIRST_FRAME_LIMIT, FRAME_LIMIT, Parser
+from rowbell.stomp.frames import Parser
 from rowbell.stomp.headers import VERSIONS
+from rowbell.stomp.limits import Limits
 from rowbell.stomp.server import (
     HEART_BEAT,
     Abort,
@@ -142,11 +143,11 @@ def test_the_first_frame_has_less_room_than_later_ones():
     """Whoever it is has not shown a token yet: 16 KiB are enough for one, and all it gets."""
     connection, _ = connect()
     stranger = Connection("s")
-    large = "x" * FIRST_FRAME_LIMIT
+    large = "x" * Limits().first_frame
 
     assert isinstance(only_event(connection, f"SEND\ndestination:/d\n\n{large}\0"), Send)
     assert isinstance(only_event(stranger, f"CONNECT\n\n{large}\0"), Invalid)
-    assert isinstance(only_event(connection, "x" * FRAME_LIMIT), Invalid)
+    assert isinstance(only_event(connection, "x" * Limits().frame), Invalid)
 
 
 def test_a_user_whose_name_would_become_a_header_is_refused():
@@ -751,7 +752,7 @@ def answer(connection: Connection, event: Invalid) -> str:
 
 
 def headers_of(frame: str) -> dict[str, str]:
-    parser = Parser(FRAME_LIMIT)
+    parser = Parser(Limits())
     parser.feed(frame)
     parsed = parser.next_frame()
     assert parsed is not None

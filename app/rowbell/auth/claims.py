@@ -73,7 +73,7 @@ class Rules:
 
     def claims(self, user: str) -> dict[str, Any]:
         """The claims of a token that these rules take. TokenError if `user` cannot be a recipient."""
-        claims = {self.user_claim: self._recipient(user), "iss": self.issuer, "aud": self.audience}
+        claims = {self.user_claim: self.recipient(user), "iss": self.issuer, "aud": self.audience}
         return {name: value for name, value in claims.items() if value is not None}
 
     def _times(self, claims: dict[str, Any], now: float) -> tuple[int, int | None]:
@@ -114,14 +114,15 @@ class Rules:
         if value is None:
             raise refusal(f"it has no `{self.user_claim}`")
         if isinstance(value, str):
-            return self._recipient(value)
+            return self.recipient(value)
         if self.user_claim == "sub":
             raise refusal("its subject (`sub`) is not a string")
         if isinstance(value, int) and not isinstance(value, bool):
-            return self._recipient(str(value))
+            return self.recipient(str(value))
         raise refusal(f"its `{self.user_claim}` is neither a string nor a whole number")
 
-    def _recipient(self, user: str) -> str:
+    def recipient(self, user: str) -> str:
+        """`user`, if rows can be for them. TokenError if not."""
         name = "the subject (`sub`)" if self.user_claim == "sub" else f"the user's id (`{self.user_claim}`)"
         if not user:
             raise TokenError(f"{name} is empty: it must be the user's id")

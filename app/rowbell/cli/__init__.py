@@ -16,11 +16,11 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from rowbell.cli import config, connector, dispatch, listen, migrate, send, serve, token
+from rowbell.cli import config, connector, dispatch, listen, migrate, revoke, send, serve, token
 from rowbell.config import Settings
 from rowbell.errors import RowbellError, SettingsError
 
-COMMANDS: tuple[ModuleType, ...] = (serve, dispatch, connector, migrate, token, send, listen, config)
+COMMANDS: tuple[ModuleType, ...] = (serve, dispatch, connector, migrate, token, revoke, send, listen, config)
 """In the order of `rowbell --help`."""
 
 FAILED = 1

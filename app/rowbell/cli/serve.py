@@ -146,7 +146,6 @@ async def _serve(settings: Settings, beside: Beside, started: Callable[[Settings
     from rowbell.auth import Tokens
     from rowbell.gateway.gateway import Gateway
     from rowbell.gateway.server import listen, serve
-    from rowbell.gateway.topics import patterns
     from rowbell.inbox import Inbox
 
     listener = listen(settings.host, settings.port)
@@ -161,9 +160,7 @@ async def _serve(settings: Settings, beside: Beside, started: Callable[[Settings
         )
         inbox = Inbox.connect(str(settings.database_url))
         opened.push_async_callback(inbox.close)
-        gateway = Gateway(
-            inbox, around.presence, around.bus, tokens, around.streaming, patterns(settings.public_topics)
-        )
+        gateway = Gateway(inbox, around.presence, around.bus, tokens, around.streaming, settings)
         running = {"keys": tokens.run} | around.beside | beside
         await serve(gateway, listener, settings, _page(settings, tokens), running, lambda: started(settings))
 

@@ -16,7 +16,7 @@ know (ROWBELL_JWT_PUBLIC_KEY_FILE, ROWBELL_JWT_JWKS): claims `sub` and `exp`. Th
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MAX_TTL = 365 * UNITS["d"]
-"""A year: nothing can take a token back, so one that never ends is a mistake."""
+"""A year: one that never ends is a mistake, and would have to be taken back (`rowbell revoke`) some day."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -9,7 +9,14 @@ from uuid import UUID
 
 from rowbell.gateway.subscription import Answer, Delivery, State, Subscription, Sweep
 from rowbell.inbox import Given
-from rowbell.metrics import COMMIT_TO_SOCKET, EVENTS_LIVE, EVENTS_REPLAYED, EVENTS_RESCUED, LAGGING
+from rowbell.metrics import (
+    COMMIT_TO_SOCKET,
+    EVENTS_LIVE,
+    EVENTS_REPLAYED,
+    EVENTS_RESCUED,
+    LAGGING_SLOW,
+    LAGGING_UNACKNOWLEDGED,
+)
 from rowbell.notification import Change
 
 if TYPE_CHECKING:
@@ -17,12 +24,8 @@ if TYPE_CHECKING:
     from rowbell.gateway.session import Session
 
 
-UNACKNOWLEDGED = 5000
-"""Messages of a subscription that may wait for the client's ACK; beyond that it is sent no more until some come."""
-
-
 class Feed:
-    __slots__ = ("_begun", "_pager", "_session", "auto", "id", "open", "subscription", "topic")
+    __slots__ = ("_begun", "_pager", "_session", "_stalled", "auto", "id", "open", "subscription", "topic")
 
     def __init__(
         self,
@@ -38,6 +41,8 @@ class Feed:
         self._pager = pager
         self._begun = begun
         """Tracks what tells the client that this feed is live, until it has."""
+        self._stalled = False
+        """Tracks whether as many messages wait for the client's ACK as may."""
         self.id = id
         self.auto = auto
         """Is a frame delivered by being written to the socket? (Otherwise by the client's ACK.)"""
@@ -90,8 +95,8 @@ class Feed:
                 COMMIT_TO_SOCKET.observe(max(0.0, time.time() - change.committed_at / 1e6))
             EVENTS_LIVE.inc()
             self._session.send_message(self, delivery)
-        elif was_live and self.subscription.state is State.WAITING:
-            LAGGING.inc()  # the writer goes on with it when the queue is empty
+        elif was_live and self.subscription.state is State.WAITING and not self._stalled:
+            LAGGING_SLOW.inc()  # the writer goes on with it when the queue is empty
 
     def misses(self, sweep: Sweep) -> list[tuple[int, int, int]] | None:
         """See `Subscription.misses`; a feed that cannot follow goes to paging here."""
@@ -120,13 +125,22 @@ class Feed:
         return Given(epoch, *self.subscription.given(), withheld=withheld)
 
     def _has_room(self) -> bool:
-        return self._session.has_room() and self._is_acknowledged()
+        return self._session.has_room() and not self._stalls()
 
     def _can_go_on(self) -> bool:
-        return self.subscription.state is State.WAITING and self._session.idle and self._is_acknowledged()
+        return self.subscription.state is State.WAITING and self._session.idle and not self._stalls()
 
-    def _is_acknowledged(self) -> bool:
-        return self.auto or len(self._session.unacknowledged(self)) < UNACKNOWLEDGED
+    def _stalls(self) -> bool:
+        """Must ACKs come before it goes on?"""
+        if self.auto:
+            return False
+        stalled, self._stalled = (
+            self._stalled,
+            len(self._session.unacknowledged(self)) >= self._session.max_unacknowledged,
+        )
+        if self._stalled and not stalled:
+            LAGGING_UNACKNOWLEDGED.inc()
+        return self._stalled
 
     def _tell_begun(self) -> None:
         begun, self._begun = self._begun, None

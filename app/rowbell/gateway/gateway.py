@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from rowbell.auth import Identity, Tokens
 from rowbell.bus import Bus
+from rowbell.config import DEFAULTS, Settings
 from rowbell.errors import DatabaseUnavailable, TokenError
 from rowbell.gateway.acknowledgements import Acknowledgements
 from rowbell.gateway.attendance import Attendance
@@ -20,15 +22,17 @@ from rowbell.gateway.link import Link
 from rowbell.gateway.marks import Marks
 from rowbell.gateway.registry import Registry
 from rowbell.gateway.replay import Pager
+from rowbell.gateway.revocations import Revocations
 from rowbell.gateway.session import RESTARTING, Session
 from rowbell.gateway.sweep import Sweeper
-from rowbell.gateway.topics import allow, recipient_of
+from rowbell.gateway.topics import allow, patterns, recipient_of
 from rowbell.gateway.unread import Unread
-from rowbell.inbox import Epoch, Inbox
+from rowbell.inbox import Epoch, Inbox, Tick
 from rowbell.logs import get_logger
 from rowbell.metrics import SESSIONS
 from rowbell.notification import Change
 from rowbell.presence import Presence
+from rowbell.stomp.server import Limits
 
 log = get_logger("gateway")
 
@@ -36,8 +40,14 @@ BEAT = 1.0
 """Seconds between looks at all sessions for heart-beats: one timer for everybody."""
 CLOSE_TIMEOUT = 1.5
 """Seconds that the clients of a stopping gateway have to read what is on the way to them."""
-STOP_WINDOW = 5.0
-"""Seconds over which the sessions of a stopping gateway are closed, so that their clients do not all come at once."""
+STOP_RATE = 400
+"""Sessions that a stopping gateway closes a second, so that their clients do not all come to the others at once: fewer
+than another one takes (ROWBELL_MAX_CONNECT_RATE)."""
+STOP_WINDOW = 15.0
+"""Seconds that this takes at the most, with more sessions by being faster: who stops a process waits for 30, and there
+is more to do."""
+STOP_STEP = 0.1
+"""Seconds between the sessions that are closed together."""
 FLUSH_TIMEOUT = 5.0
 """Seconds for the last acknowledgements to be written."""
 SWEEP_OVERDUE = 15.0
@@ -57,15 +67,20 @@ class Gateway:
         bus: Bus,
         tokens: Tokens,
         streaming: Callable[[], bool] = lambda: True,
-        public_topics: Collection[str] = (),
+        settings: Settings = DEFAULTS,
     ) -> None:
-        """`streaming` says whether changes are streamed at present; where that is others' business, they always are.
-
-        `public_topics` are patterns of the topics that every user may have.
-        """
+        """`streaming` says whether changes are streamed at present; where that is others' business, they always are."""
+        self.settings = settings
+        """What sessions may do."""
+        self.frame_limits = Limits(
+            frame=settings.max_frame,
+            headers=settings.max_headers,
+            header_line=settings.max_header_line,
+            body=settings.max_body,
+        )
         self._inbox = inbox
         self._tokens = tokens
-        self._public_topics = tuple(public_topics)
+        self._public_topics = patterns(settings.public_topics)
         self._registry = Registry()
         self._epoch: Epoch | None = None
         """Tracks the life of the database that everything in memory is about."""
@@ -80,9 +95,8 @@ class Gateway:
         self._pager = Pager(inbox, self._epoch_seen)
         self._unread = Unread(inbox, self._registry)
         self._marks = Marks(inbox)
-        self._sweeper = Sweeper(
-            inbox, self._registry, self._epoch_seen, self.attendance.note, self._unread.recount, streaming
-        )
+        self._revocations = Revocations()
+        self._sweeper = Sweeper(inbox, self._registry, self._found, self.attendance.note, streaming)
 
     def serves(self, recipient: str) -> bool:
         """Is anybody here subscribed to what is for this recipient?"""
@@ -122,9 +136,11 @@ class Gateway:
         self.stopping = True
         await self.attendance.leave()
         sessions = list(self._sessions)
-        for session in sessions:
+        together = math.ceil(max(STOP_RATE, len(sessions) / STOP_WINDOW) * STOP_STEP)
+        for number, session in enumerate(sessions):
+            if number and number % together == 0:
+                await asyncio.sleep(STOP_STEP)
             session.close(RESTARTING)
-            await asyncio.sleep(min(0.005, STOP_WINDOW / len(sessions)))
         if serving := [task for task in self._sessions.values() if task is not None]:
             _, slow = await asyncio.wait(serving, timeout=CLOSE_TIMEOUT)
             for task in slow:
@@ -159,6 +175,7 @@ class Gateway:
         """Serve one accepted client until it or we close."""
         self._sessions[session] = asyncio.current_task()
         SESSIONS.inc()
+        session.check_token()  # it may have been taken back since the handshake
         try:
             await session.run()
         finally:
@@ -180,9 +197,15 @@ class Gateway:
                 raise TokenError("no token: give one as ?token= or in CONNECT as Authorization: Bearer")
             return known
         identity = await self._tokens.identify(token)
+        if self.revokes(identity):
+            raise TokenError("the token is refused: it was revoked")
         if known is not None and known.user != identity.user:
             raise TokenError("the token names another user than the one before it on this connection")
         return identity
+
+    def revokes(self, identity: Identity) -> bool:
+        """Was this identity's token taken back?"""
+        return self._revocations.refuse(identity)
 
     def open_feed(self, session: Session, id: str, auto: bool, begun: Callable[[], None] | None = None) -> Feed:
         """The notifications of the session's user; `begun` tells the client that the replay is complete."""
@@ -273,6 +296,14 @@ class Gateway:
         if epoch is None:
             self._sweeper.hurry()
         return False
+
+    def _found(self, tick: Tick, changed: Iterable[str]) -> None:
+        """A sweep saw this; the rows of `changed` are not what they were."""
+        self._epoch_seen(tick.epoch)
+        self._unread.recount(changed)
+        if self._revocations.learn(tick.revocations):
+            for session in tuple(self._sessions):
+                session.check_token()
 
     async def _beat(self) -> None:
         clock = asyncio.get_running_loop().time

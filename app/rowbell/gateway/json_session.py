@@ -90,6 +90,9 @@ class JsonSession(Session):
         except ValueError as problem:
             self._fail(f"the message cannot be obeyed: {str(problem)[:REASON_CHARACTERS]}", ADVICE)
             return
+        self._count_frames(1, answers=isinstance(command, Ack))
+        if self._closing is not None:
+            return
         match command:
             case Ack():
                 self._acknowledge(self._unacknowledged.settle(command.id), command.receipt)

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from starlette.routing import BaseRoute
 
-from rowbell.config import Settings
+from rowbell.config import DEFAULTS, Settings
 from rowbell.errors import DatabaseUnavailable, RowbellError, SettingsError
 from rowbell.gateway import tls
 from rowbell.gateway.front import FrontProtocol
@@ -25,12 +25,8 @@ from rowbell.logs import get_logger
 
 log = get_logger("gateway.server")
 
-DEFAULTS = Settings()
-
 BACKLOG = 4096
 """Connections the kernel holds until they are accepted: a restarted gateway meets all its clients at once."""
-MAX_MESSAGE = 64 * 1024
-"""Bytes of one incoming WebSocket message: Spring's clients stop there, and none has reason to send more."""
 OTHER_FILES = 256
 """File descriptors besides the WebSockets': HTTP, databases and brokers, and who is just being refused."""
 
@@ -143,7 +139,7 @@ def _config(web: Web, settings: Settings, context: ssl.SSLContext | None) -> uvi
         web,
         http=FrontProtocol,
         ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE,
+        ws_max_size=settings.max_frame,
         ws_per_message_deflate=False,  # 20 KiB a connection instead of 60
         ws_ping_interval=None,  # STOMP's heart-beats, and TCP keep-alive where a client has none
         ssl_context_factory=give_context if context else None,

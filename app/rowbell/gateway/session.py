@@ -21,6 +21,7 @@ from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.subscription import Delivery
 from rowbell.gateway.topics import DESTINATION
+from rowbell.metrics import REFUSED
 
 if TYPE_CHECKING:
     from rowbell.gateway.gateway import Gateway
@@ -40,12 +41,13 @@ NO_DELIVERY = 0
 AN_ANSWER = -1
 """Instead of a notification's id: this frame is a receipt, or answers a ping."""
 
-SUBSCRIPTIONS = 32
-"""Of one session: each change is written once for each that it is for."""
 PROMISES = 1000
 """Receipts of one session that may wait for PostgreSQL, to write deliveries or what was marked as read."""
 ANSWER_CHARACTERS = 64 * 1024
 """Answers that may wait for a client that asks for them and does not read."""
+
+BURST = 2.0
+"""Seconds' worth of frames that a client may send at once."""
 
 NORMAL, PROTOCOL_ERROR, POLICY_VIOLATION, RESTARTING, TRY_AGAIN_LATER = 1000, 1002, 1008, 1012, 1013
 """WebSocket close codes: RFC 6455, section 7.4.1, and the IANA registry."""
@@ -76,6 +78,10 @@ class Session(ABC):
         self._task: asyncio.Task[Any] | None = None
         now = asyncio.get_running_loop().time()
         self._opened_at = self._received_at = self._sent_at = now
+        self._frames_due = 0.0
+        """Tracks when the client's next frame would come, if they came as evenly as the limit allows."""
+        self._answers = 0
+        """Tracks for how many messages the client may still send an ACK or NACK that does not count."""
         self._identity = identity
         """Tracks whom the newest token names, and until when; None until there is one."""
 
@@ -125,6 +131,11 @@ class Session(ABC):
         """Is everything written?"""
         return self._writer is None and not self._queue
 
+    @property
+    def max_unacknowledged(self) -> int:
+        """How many messages of a subscription may wait for the client's ACK."""
+        return self._gateway.settings.max_unacknowledged
+
     def has_room(self) -> bool:
         return len(self._queue) < QUEUE_FRAMES and self._queued < QUEUE_CHARACTERS
 
@@ -132,6 +143,7 @@ class Session(ABC):
         if self._closing is not None:
             return
         event, change, _ = delivery
+        self._answers += 1
         # A change of an unread row hands it out too: it may have been hidden when it was created.
         hands_out = event == "created" or (event == "updated" and not change.read)
         delivers = change.id if hands_out and feed.topic is None else NO_DELIVERY
@@ -143,6 +155,7 @@ class Session(ABC):
 
     def send_unread(self, badge: Badge, body: str) -> None:
         if self._closing is None:
+            self._answers += 1
             self._enqueue(self._count(badge, body))
 
     def on_their_way(self, feed: Feed) -> list[int]:
@@ -161,7 +174,12 @@ class Session(ABC):
     def beat(self, now: float) -> None:
         """Called every second or so, with the loop's time: does the session go on?"""
         if self._has_expired():
-            self._fail("token expired", self.RENEWAL, code=POLICY_VIOLATION)
+            self._fail("token expired", self.RENEWAL, code=POLICY_VIOLATION, reason="expired")
+
+    def check_token(self) -> None:
+        """Was it taken back?"""
+        if self._identity is not None and self._gateway.revokes(self._identity):
+            self._fail("token revoked", "Log in again, and connect with a new one.", None, POLICY_VIOLATION, "revoked")
 
     # Receiving.
 
@@ -184,9 +202,9 @@ class Session(ABC):
         try:
             identity = await self._gateway.identify(self._identity, token())
         except KeysUnavailable as error:
-            self._fail(str(error), receipt=receipt, code=TRY_AGAIN_LATER)
+            self._fail(str(error), receipt=receipt, code=TRY_AGAIN_LATER, reason="keys")
         except TokenError as error:
-            self._fail(str(error), receipt=receipt, code=POLICY_VIOLATION)
+            self._fail(str(error), receipt=receipt, code=POLICY_VIOLATION, reason="token")
         else:
             return identity if self._closing is None else None
         return None
@@ -199,7 +217,8 @@ class Session(ABC):
         self._identity = identity
         topics = [each.topic for each in self._subscriptions.values() if isinstance(each, Feed) and each.topic]
         if lost := [topic for topic in topics if not self._gateway.may_follow(identity, topic)]:
-            self._fail(f"the new token does not allow {DESTINATION}{lost[0]}", receipt=receipt, code=POLICY_VIOLATION)
+            message = f"the new token does not allow {DESTINATION}{lost[0]}"
+            self._fail(message, receipt=receipt, code=POLICY_VIOLATION, reason="topic")
         self.send_receipt(receipt)
 
     def _has_expired(self) -> bool:
@@ -229,7 +248,7 @@ class Session(ABC):
         else:
             marked = self._gateway.mark_ids(self.user, ids, self._own_feeds())
         if marked is None:
-            self._fail("more waits to be marked as read than is kept: try again later", receipt=receipt)
+            self._fail("more waits to be marked as read than is kept: try again later", receipt=receipt, reason="marks")
             return
         if marked not in self._marking:
             self._marking[marked] = []
@@ -247,6 +266,7 @@ class Session(ABC):
                 "the rows could not be marked as read: the database refused",
                 receipt=receipts[0] if receipts else None,
                 code=POLICY_VIOLATION,
+                reason="marks",
             )
         for receipt in receipts:
             self.send_receipt(receipt)
@@ -264,7 +284,7 @@ class Session(ABC):
     def _may_promise(self, receipt: str) -> bool:
         """Count a receipt that waits for PostgreSQL; the session ends if there are too many."""
         if self._promised >= PROMISES:
-            self._fail(f"{PROMISES} receipts wait for PostgreSQL: try again later", receipt=receipt)
+            self._fail(f"{PROMISES} receipts wait for PostgreSQL: try again later", receipt=receipt, reason="receipts")
             return False
         self._promised += 1
         return True
@@ -278,10 +298,38 @@ class Session(ABC):
 
         written.add_done_callback(answer)
 
-    def _fail(self, message: str, detail: str = "", receipt: str | None = None, code: int = PROTOCOL_ERROR) -> None:
-        """ERROR, then close with a real code: the close is what makes clients reconnect."""
+    def _count_frames(self, frames: int, answers: int) -> None:
+        """So many more have come, of which `answers` are ACK or NACK; the session ends if they come too fast.
+
+        One for each message is what the client was asked for; it may come much faster than a person acts.
+        """
+        rate = self._gateway.settings.max_frame_rate
+        asked_for = min(answers, self._answers)
+        self._answers = min(self._answers - asked_for, self.max_unacknowledged * len(self._subscriptions))
+        if not rate or frames == asked_for:
+            return
+        now = asyncio.get_running_loop().time()
+        self._frames_due = max(self._frames_due, now) + (frames - asked_for) / rate
+        if self._frames_due > now + BURST:
+            self._fail(
+                f"more than {rate} frames a second",
+                "Send fewer, or mark several rows as read with one frame.",
+                code=POLICY_VIOLATION,
+                reason="frame_rate",
+            )
+
+    def _fail(
+        self,
+        message: str,
+        detail: str = "",
+        receipt: str | None = None,
+        code: int = PROTOCOL_ERROR,
+        reason: str = "protocol",
+    ) -> None:
+        """ERROR, then close with a real code: the close is what makes clients reconnect. `reason` is counted."""
         if self._closing is not None:
             return
+        REFUSED[reason].inc()
         self._enqueue(self._error(message, detail, receipt))
         self.close(code)
 
@@ -290,7 +338,7 @@ class Session(ABC):
     def _answer(self, frame: str) -> None:
         """Write what the client has asked for, as long as it reads."""
         if self._owed > ANSWER_CHARACTERS:
-            self._fail("receipts are asked for and not read", code=POLICY_VIOLATION)
+            self._fail("receipts are asked for and not read", code=POLICY_VIOLATION, reason="receipts")
         elif self._closing is None:
             self._owed += len(frame)
             self._enqueue(frame, AN_ANSWER)

@@ -19,7 +19,6 @@ from rowbell.gateway.session import (
     NO_DELIVERY,
     NORMAL,
     POLICY_VIOLATION,
-    SUBSCRIPTIONS,
     TRY_AGAIN_LATER,
     Receive,
     Send,
@@ -28,7 +27,6 @@ from rowbell.gateway.session import (
 from rowbell.gateway.subscription import Delivery
 from rowbell.gateway.topics import DESTINATION, topic_of
 from rowbell.logs import get_logger
-from rowbell.metrics import REFUSED as REFUSALS
 from rowbell.notification import with_event
 from rowbell.stomp import server as stomp
 
@@ -48,8 +46,6 @@ TOKEN = "/app/token"
 
 EVENTS_A_TURN = 50
 """Frames of one client that are obeyed before the event loop does something else: about half a millisecond."""
-CONNECT_TIMEOUT = 10.0
-"""Seconds until a connection must have sent CONNECT."""
 REFUSED = 5000
 """Messages of one session, refused with NACK, that are remembered."""
 
@@ -69,7 +65,7 @@ class StompSession(Session):
         """`claim` takes this connection for the user whom CONNECT names; Refused if they have too many."""
         super().__init__(gateway, identity, receive, send)
         self._claim = claim
-        self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol)
+        self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol, limits=gateway.frame_limits)
         self._refused: set[int] = set()
         """Tracks the notifications that the client has refused (NACK) and not acknowledged since."""
         self._greeted = False
@@ -77,13 +73,13 @@ class StompSession(Session):
     def beat(self, now: float) -> None:
         """Besides, the time to CONNECT, and heart-beats in both directions."""
         if not self._greeted:
-            if now - self._opened_at > CONNECT_TIMEOUT:
-                self._fail(f"no CONNECT within {CONNECT_TIMEOUT:.0f} seconds", code=POLICY_VIOLATION)
+            if now - self._opened_at > (patience := self._gateway.settings.connect_timeout):
+                self._fail(f"no CONNECT within {patience} seconds", code=POLICY_VIOLATION, reason="connect_timeout")
             return
         super().beat(now)
         if self._stomp.receive_timeout is not None and now - self._received_at > self._stomp.receive_timeout:
             log.info("client_vanished", silent=round(now - self._received_at))
-            self._fail("no heart-beat from the client")
+            self._fail("no heart-beat from the client", reason="heart_beat")
         elif self._stomp.send_interval is not None and now - self._sent_at > self._stomp.send_interval and self.idle:
             self._enqueue(stomp.HEART_BEAT)
 
@@ -122,11 +118,18 @@ class StompSession(Session):
     async def _take(self, data: str | bytes) -> None:
         self._stomp.receive_data(data)
         events = 0
-        while self._closing is None and (event := self._stomp.next_event()) is not None:
+        while self._closing is None and (event := self._next_event()) is not None:
             await self._handle(event)
             events += 1
             if events % EVENTS_A_TURN == 0:
                 await asyncio.sleep(0)  # one message may hold thousands of frames, and others have their turn
+
+    def _next_event(self) -> stomp.Event | None:
+        frames, settlements = self._stomp.frames, self._stomp.settlements
+        event = self._stomp.next_event()
+        if self._stomp.frames != frames:
+            self._count_frames(self._stomp.frames - frames, self._stomp.settlements - settlements)
+        return event if self._closing is None else None
 
     async def _handle(self, event: stomp.Event) -> None:
         match event:
@@ -154,7 +157,7 @@ class StompSession(Session):
             case stomp.Commit():
                 self._commit(event)
             case stomp.Invalid():
-                self._fail(event.message, event.body, event.receipt)
+                self._fail(event.message, event.body, event.receipt, reason=event.reason)
 
     async def _connect(self, event: stomp.Connect) -> None:
         identity = await self._identify(lambda: _token(event.headers), None)
@@ -163,8 +166,7 @@ class StompSession(Session):
         try:
             self._claim(identity.user)
         except Refused as refused:
-            REFUSALS[refused.reason].inc()
-            self._fail(str(refused), code=TRY_AGAIN_LATER)
+            self._fail(str(refused), code=TRY_AGAIN_LATER, reason=refused.reason)
             return
         self._identity = identity
         self._greeted = True
@@ -180,6 +182,7 @@ class StompSession(Session):
                 f"names, and how many of them are unread; or to {DESTINATION}NAME, a name of 1 to 249 characters, "
                 "none of them / * # : and no control characters.",
                 event.receipt,
+                reason="destination",
             )
         elif topic is not None and not self._gateway.may_follow(self._identity, topic):
             self._fail(
@@ -187,9 +190,10 @@ class StompSession(Session):
                 "Its claim topics must have a pattern that the name matches.",
                 event.receipt,
                 POLICY_VIOLATION,
+                reason="topic",
             )
-        elif len(self._subscriptions) >= SUBSCRIPTIONS:
-            self._fail(f"a session has at most {SUBSCRIPTIONS} subscriptions", receipt=event.receipt)
+        elif len(self._subscriptions) >= (most := self._gateway.settings.max_subscriptions):
+            self._fail(f"a session has at most {most} subscriptions", receipt=event.receipt, reason="subscriptions")
         else:
             await self._follow(self._open(event, topic))
 
@@ -215,7 +219,8 @@ class StompSession(Session):
             await self._renew(event.body.decode("ascii", "replace").strip(), event.receipt)
             await asyncio.sleep(0)  # a signature takes up to a millisecond
         else:
-            self._fail(f"nothing can be sent to {event.destination}", f"Send to {READ} or {TOKEN}.", event.receipt)
+            message, advice = f"nothing can be sent to {event.destination}", f"Send to {READ} or {TOKEN}."
+            self._fail(message, advice, event.receipt, reason="destination")
 
     def _read(self, event: stomp.Send) -> None:
         try:

@@ -18,7 +18,7 @@ from rowbell.errors import DatabaseUnavailable
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.registry import Registry
 from rowbell.gateway.subscription import Sweep
-from rowbell.inbox import Epoch, Inbox, Tick
+from rowbell.inbox import Inbox, Tick
 from rowbell.logs import get_logger
 from rowbell.notification import DELETED, Change
 from rowbell.snapshot import EMPTY, Snapshot
@@ -43,19 +43,16 @@ class Sweeper:
         self,
         inbox: Inbox,
         registry: Registry,
-        epoch_seen: Callable[[Epoch | None], bool],
+        told: Callable[[Tick, Iterable[str]], None],
         rescued: Callable[[str], None],
-        changed: Callable[[Iterable[str]], None],
         streaming: Callable[[], bool],
     ) -> None:
         self._inbox = inbox
         self._registry = registry
-        self._epoch_seen = epoch_seen
-        """Tells the gateway the epoch of a sweep; when it changed, the gateway calls `forget`."""
+        self._tell = told
+        """Called with what a sweep saw, and with whose rows changed. When the epoch did, the gateway calls `forget`."""
         self._rescued = rescued
         """Called with each recipient whose rows the stream did not bring."""
-        self._changed = changed
-        """Called with the recipients of everything that changed."""
         self._streaming = streaming
         """Are changes being streamed at all? While they are not, the sweep is all there is."""
         self._previous: Snapshot | None = None
@@ -106,10 +103,9 @@ class Sweeper:
             log.info("epoch_begun", epoch=str(await self._inbox.new_epoch()))
             self._previous = None
             tick = await self._inbox.tick(None, self._registry.recipients)
-        self._epoch_seen(tick.epoch)
+        self._tell(tick, {key.recipient_id for key in tick.keys})
         if self._previous is not None:
             self._found = _by_recipient(self._previous, tick)
-            self._changed({key.recipient_id for key in tick.keys})
         self._previous = self.snapshot = tick.snapshot
         self.swept_at = time.monotonic()
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from rowbell.inbox.epoch import Epoch
-from rowbell.inbox.inbox import MOST_UNREAD, Found, Given, Inbox, Key, Passes, Tick
+from rowbell.inbox.inbox import MOST_UNREAD, Found, Given, Inbox, Key, Passes, Revocation, Tick
 
-__all__ = ["MOST_UNREAD", "Epoch", "Found", "Given", "Inbox", "Key", "Passes", "Tick"]
+__all__ = ["MOST_UNREAD", "Epoch", "Found", "Given", "Inbox", "Key", "Passes", "Revocation", "Tick"]

@@ -46,6 +46,13 @@ class Key(NamedTuple):
     tx: int
 
 
+class Revocation(NamedTuple):
+    """Tokens of this user that were issued before this time, in seconds since the epoch, are refused."""
+
+    user: str
+    before: float
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """One look at what changed since the one before."""
@@ -57,6 +64,8 @@ class Tick:
     """Those who were registered when the snapshot had been taken: only for them is `keys` complete."""
     keys: list[Key]
     """In no order. May hold keys of other recipients. Where there are OF_ONE of a recipient, there may be more."""
+    revocations: list[Revocation]
+    """All of them, where there is no previous snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,8 @@ class Inbox:
                 self._swept = epoch.id
             registered = frozenset(recipients())
             keys = await _keys(connection, previous, registered) if previous and epoch else []
-            return Tick(snapshot, epoch, registered, keys)
+            revocations = await _revocations(connection, previous or EMPTY) if epoch else []
+            return Tick(snapshot, epoch, registered, keys, revocations)
 
     async def take_pass(self, requests: Sequence[tuple[str, Snapshot]]) -> Passes:
         """For each (recipient, floor): which rows and tombstones the floor did not see.
@@ -260,6 +270,10 @@ async def _keys(connection: AsyncConnection, previous: Snapshot, recipients: fro
         parameters = unseen | {"recipients": list(recipients), "most": OF_ONE}
         rows = (await connection.execute(statements.KEYS_OF, parameters)).all()
     return [Key(*row) for row in rows]
+
+
+async def _revocations(connection: AsyncConnection, previous: Snapshot) -> list[Revocation]:
+    return [Revocation(*row) for row in await connection.execute(statements.REVOKED, _unseen(previous))]
 
 
 async def _found(connection: AsyncConnection, floor: Snapshot, recipients: set[str]) -> dict[str, Found]:

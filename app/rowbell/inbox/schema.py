@@ -163,17 +163,17 @@ def _upgrade(connection: Connection) -> None:
 
 
 @contextmanager
-def connected(database_url: str) -> Iterator[Connection]:
+def connected(database_url: str, application_name: str = "rowbell-migrate") -> Iterator[Connection]:
     """A connection in a transaction, committed at the end. Errors as in `migrate`."""
-    raw = _connect(database_url)
+    raw = _connect(database_url, application_name)
     engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=NullPool, use_native_hstore=False)
     with translated(), engine.begin() as connection:
         connection.exec_driver_sql(SESSION)
         yield connection
 
 
-def _connect(database_url: str) -> psycopg.Connection[Any]:
-    parameters = defaults(database_url, "rowbell-migrate")
+def _connect(database_url: str, application_name: str) -> psycopg.Connection[Any]:
+    parameters = defaults(database_url, application_name)
     try:
         return psycopg.connect(database_url, **parameters)
     except psycopg.OperationalError as error:

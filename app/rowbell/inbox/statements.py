@@ -75,6 +75,12 @@ KEYS_OF = _statement(f"""
 """The same for these recipients only, and so many of each, when much changed: an UPDATE of a million rows of one user
 would come as a million keys, 1.6 s without an end in memory."""
 
+REVOKED = _statement(f"""
+    SELECT user_id, extract(epoch FROM max(before))::float8 AS before FROM notification_revocation
+    WHERE {UNSEEN.format(tx="revoked_tx")} GROUP BY user_id
+""")
+"""Whose tokens were taken back."""
+
 _IDS = "string_agg(int8send(id), ''::bytea ORDER BY id)"
 """Ids as 8 bytes each, big-endian: a million rows of one recipient come as one value, without a Python object each."""
 

@@ -89,6 +89,16 @@ notification_delivery = Table(
     Column("delivered_at", _timestamptz, nullable=False, server_default=_clock),
 )
 
+notification_revocation = Table(
+    "notification_revocation",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("before", _timestamptz, nullable=False, server_default=_clock),
+    Column("revoked_tx", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+    Index("notification_revocation_tx", "revoked_tx"),
+)
+
 rowbell_epoch = Table(
     "rowbell_epoch",
     metadata,

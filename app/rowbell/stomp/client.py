@@ -13,12 +13,13 @@ from rowbell.stomp.errors import LocalProtocolError, ProtocolError
 from rowbell.stomp.events import AckMode, ClientEvent, Connected, Error, Message, Receipt
 from rowbell.stomp.frames import Frame, Parser, encode
 from rowbell.stomp.headers import VERSIONS
+from rowbell.stomp.limits import Limits
 from rowbell.stomp.negotiation import HEART_BEAT, agree_on_beats, parse_beats
 
 __all__ = ["HEART_BEAT", "AckMode", "Client", "ClientEvent", "Connected", "Error", "Message", "Receipt"]
 
-MESSAGE_LIMIT = 16 * 1024 * 1024
-"""Octets of a frame from the server. A guard against a server gone mad, not against large notifications."""
+LIMITS = Limits(frame=16 * 1024 * 1024, body=16 * 1024 * 1024)
+"""Of a frame from the server: a guard against a server gone mad, not against large notifications."""
 
 Headers = Mapping[str, str]
 
@@ -41,7 +42,7 @@ class Client:
 
         self._versions = tuple(versions)
         self._beat = beat
-        self._parser = Parser(MESSAGE_LIMIT)
+        self._parser = Parser(LIMITS)
 
     # ---- Sending ----
 

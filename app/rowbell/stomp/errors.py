@@ -12,17 +12,24 @@ class ProtocolError(Exception):
 
     `message` is one short line. It never repeats what the peer sent, so it can be logged. `body` goes on to
     say what was wrong with the frame and what to do; it may quote the frame. `receipt` is the frame's own
-    `receipt` header, if it had one; `headers` are further ones of the answer.
+    `receipt` header, if it had one; `headers` are further ones of the answer. `reason` is the limit that was
+    passed, by its name in `Limits`, or `protocol`.
     """
 
     def __init__(
-        self, message: str, detail: str = "", receipt: str | None = None, headers: tuple[tuple[str, str], ...] = ()
+        self,
+        message: str,
+        detail: str = "",
+        receipt: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+        reason: str = "protocol",
     ) -> None:
         super().__init__(message)
         self.message = message
         self.body = f"{message}. {detail}" if detail else f"{message}."
         self.receipt = receipt
         self.headers = headers
+        self.reason = reason
 
 
 class LocalProtocolError(Exception):

@@ -104,6 +104,10 @@ class Invalid(msgspec.Struct, frozen=True):
     def receipt(self) -> str | None:
         return self.error.receipt
 
+    @property
+    def reason(self) -> str:
+        return self.error.reason
+
 
 # ---- What a client sees ----
 

@@ -20,13 +20,7 @@ import msgspec
 
 from rowbell.stomp.errors import ProtocolError
 from rowbell.stomp.headers import encode_head, no_blank_line, parse_head
-
-FRAME_LIMIT = 64 * 1024
-"""Octets from the command to the NUL. Spring's clients and servers stop there too; acknowledgements, the bulk
-of what clients send, have 60."""
-
-FIRST_FRAME_LIMIT = 16 * 1024
-"""Octets of the frame that has not yet said who sends it. A token has 1 to 8 KiB."""
+from rowbell.stomp.limits import Limits
 
 _NUL, _A, _Z = 0, ord("A"), ord("Z")
 _LENGTH = re.compile(r"[0-9]{1,10}")
@@ -48,9 +42,10 @@ class Parser:
     After a ProtocolError the stream makes no sense any more: do not go on.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limits: Limits) -> None:
+        self.limit = limits.frame
         """Octets a frame may have. May be changed between frames, as may `version`."""
+        self._limits = limits
         self.version = "1.0"
         """Which escapes the next head has; 1.0 has none."""
 
@@ -126,7 +121,7 @@ class Parser:
             self._await_head()
             return False
         body = end + len(self._blank_line)
-        self._command, self._headers = parse_head(_text(buffer[start:end]), self.version)
+        self._command, self._headers = parse_head(_text(buffer[start:end]), self.version, self._limits)
         self.head_size = body - start
         self._position = self._searched = body
         length = self._headers.get("content-length")
@@ -166,16 +161,14 @@ class Parser:
                 f"content-length is {value[:40]!r}; it must be the number of octets in the body, 1 to 10 digits.",
             )
         length = int(value)
-        if self.head_size + length >= self.limit:
-            raise self._too_large()
+        self._check_size(length)
         return length
 
     def _find_end(self) -> int | None:
         """Where a body without content-length ends: at the first NUL."""
         end = self._buffer.find(_NUL, self._searched)
         self._searched = end if end >= 0 else len(self._buffer)
-        if self.head_size + self._searched - self._position >= self.limit:
-            raise self._too_large()
+        self._check_size(self._searched - self._position)
         return end if end >= 0 else None
 
     def _check_end(self, length: int) -> int | None:
@@ -192,11 +185,17 @@ class Parser:
             )
         return end
 
-    def _too_large(self) -> ProtocolError:
-        return self._error(f"The frame is larger than {self.limit} octets")
+    def _check_size(self, body: int) -> None:
+        if self.head_size + body >= self.limit:
+            raise self._too_large()
+        if body > self._limits.body:
+            raise self._error(f"The body is larger than {self._limits.body} octets", reason="body")
 
-    def _error(self, message: str, detail: str = "") -> ProtocolError:
-        return ProtocolError(message, detail, self._headers.get("receipt") if self._command else None)
+    def _too_large(self) -> ProtocolError:
+        return self._error(f"The frame is larger than {self.limit} octets", reason="frame")
+
+    def _error(self, message: str, detail: str = "", reason: str = "protocol") -> ProtocolError:
+        return ProtocolError(message, detail, self._headers.get("receipt") if self._command else None, reason=reason)
 
 
 def encode(command: str, headers: Iterable[tuple[str, str]], body: str = "", version: str = "1.2") -> str:

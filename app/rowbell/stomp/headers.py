@@ -6,12 +6,7 @@ import re
 from collections.abc import Iterable
 
 from rowbell.stomp.errors import LocalProtocolError, ProtocolError
-
-HEADER_LIMIT = 64
-"""Headers in a frame. The specification defines at most seven for one; the rest are the application's."""
-
-HEADER_LINE_LIMIT = 8 * 1024
-"""Characters in a header line. nginx and Apache take no longer ones, so no longer token comes through them."""
+from rowbell.stomp.limits import Limits
 
 VERSIONS = ("1.2", "1.1", "1.0")
 """What we speak, best first. They differ in their escapes: 1.0 has none."""
@@ -60,7 +55,7 @@ def encode_header(name: str, value: str, version: str) -> str:
 # ---- Reading ----
 
 
-def parse_head(text: str, version: str) -> tuple[str, dict[str, str]]:
+def parse_head(text: str, version: str, limits: Limits) -> tuple[str, dict[str, str]]:
     """The command and the headers of a head without its blank line. Of repeated headers, the first.
 
     ProtocolError has the frame's receipt if that much can be read.
@@ -71,8 +66,8 @@ def parse_head(text: str, version: str) -> tuple[str, dict[str, str]]:
     command, *lines = text.split("\n")
     unescapes = _UNESCAPES.get(version) if "\\" in text and command not in _UNESCAPED_COMMANDS else None
     try:
-        if len(lines) > HEADER_LIMIT or len(text) > HEADER_LINE_LIMIT or "\r" in text or "\0" in text:
-            _check(text, lines)
+        if len(lines) > limits.headers or len(text) > limits.header_line or "\r" in text or "\0" in text:
+            _check(text, lines, limits)
         return command, _parse_headers(lines, unescapes)
     except ProtocolError as error:
         error.receipt = _receipt_in(lines, unescapes)
@@ -86,16 +81,16 @@ def no_blank_line() -> ProtocolError:
     )
 
 
-def _check(text: str, lines: list[str]) -> None:
+def _check(text: str, lines: list[str], limits: Limits) -> None:
     if "\0" in text:
         raise no_blank_line()
     if "\r" in text:
         # Allowed on 1.0 and 1.1, but sent back to the client it would look like the end of a line.
         raise ProtocolError("A header holds a carriage return", "STOMP 1.2 can write it, as \\r.")
-    if len(lines) > HEADER_LIMIT:
-        raise ProtocolError(f"The frame has more than {HEADER_LIMIT} headers")
-    if max(map(len, lines), default=0) > HEADER_LINE_LIMIT:
-        raise ProtocolError(f"A header is longer than {HEADER_LINE_LIMIT} characters")
+    if len(lines) > limits.headers:
+        raise ProtocolError(f"The frame has more than {limits.headers} headers", reason="headers")
+    if max(map(len, lines), default=0) > limits.header_line:
+        raise ProtocolError(f"A header is longer than {limits.header_line} characters", reason="header_line")
 
 
 def _parse_headers(lines: list[str], unescapes: dict[str, str] | None) -> dict[str, str]:

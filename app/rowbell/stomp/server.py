@@ -51,7 +51,8 @@ from rowbell.stomp.events import (
     Subscribe,
     Unsubscribe,
 )
-from rowbell.stomp.frames import FIRST_FRAME_LIMIT, FRAME_LIMIT, Frame, Parser, encode, octets
+from rowbell.stomp.frames import Frame, Parser, encode, octets
+from rowbell.stomp.limits import Limits
 from rowbell.stomp.negotiation import (
     HEART_BEAT,
     NO_BEATS,
@@ -65,6 +66,7 @@ from rowbell.stomp.transaction import Held, Settlement, Transactions
 
 __all__ = [
     "HEART_BEAT",
+    "LIMITS",
     "Abort",
     "Ack",
     "AckMode",
@@ -75,6 +77,7 @@ __all__ = [
     "Disconnect",
     "Event",
     "Invalid",
+    "Limits",
     "Nack",
     "Send",
     "State",
@@ -89,6 +92,8 @@ _ACK_MODES: dict[str, AckMode] = {"auto": "auto", "client": "client", "client-in
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER = re.compile(r"[0-9]{1,18}")
+
+LIMITS = Limits()
 
 _NO_MESSAGE = 0
 """Instead of the number of a message, the first of which is 1."""
@@ -125,6 +130,7 @@ class Connection:
         subprotocol: str | None = None,
         server: str = "rowbell",
         beat: tuple[int, int] = (10_000, 10_000),
+        limits: Limits = LIMITS,
     ) -> None:
         if not _SESSION.fullmatch(session):
             raise LocalProtocolError(f"The session {session!r} must consist of letters, digits, - and _.")
@@ -140,7 +146,9 @@ class Connection:
         self._server = server
         self._beat = beat
         self._state = State.AWAITING_CONNECT
-        self._parser = Parser(FIRST_FRAME_LIMIT)
+        self._parser = Parser(limits)
+        self._parser.limit = min(limits.first_frame, limits.frame)
+        self._limit = limits.frame
 
         # Tracks what the client is subscribed to, by id. Empty where no message may be sent.
         self._subscriptions: dict[str, Subscription] = {}
@@ -148,6 +156,9 @@ class Connection:
         # given out, of which Commit is the last.
         self._transactions = Transactions()
         self._committed: deque[Held | Commit] = deque()
+        self.frames = 0
+        """Tracks how many frames the client has sent; `settlements`, those among them that are ACK or NACK."""
+        self.settlements = 0
         # Tracks the number of the message that was sent last.
         self._number = 0
         # Tracks what ERROR must say beside the error.
@@ -196,7 +207,7 @@ class Connection:
             ),
         )
         self._parser.version = self.version
-        self._parser.limit = FRAME_LIMIT
+        self._parser.limit = self._limit
         self._state = State.CONNECTED
         return frame
 
@@ -249,6 +260,7 @@ class Connection:
 
     def _handle(self, frame: Frame) -> Event | None:
         """What the frame leads to; None if it is held, or is COMMIT, whose events are given one by one."""
+        self.frames += 1
         handler, following = _TRANSITIONS.get((self._state, frame.command), _REFUSAL)
         try:
             event = handler(self, frame)
@@ -310,6 +322,7 @@ class Connection:
         return self._settle_or_hold(frame, Nack)
 
     def _settle_or_hold(self, frame: Frame, event: type[Ack | Nack]) -> Event | None:
+        self.settlements += 1
         number = self._acknowledged(frame)
         if "transaction" not in frame.headers:
             return event(self._settle(number), _receipt_of(frame))
