@@ -302,6 +302,9 @@ class Settings:
         "the address that a gateway, and the metrics of every process, listen on", "127.0.0.1", default="127.0.0.1"
     )
     port: int = _setting("the port a gateway listens on; 0 takes a free one", "8114", _whole(0, 65535), default=8114)
+    workers: int = _setting(
+        "how many gateways `rowbell serve` runs on its port, each a process", "2", _whole(1, 256), default=1
+    )
     ssl_certfile: str | None = _setting(
         "a PEM file with the gateway's certificate and those between it and the root: the gateway speaks TLS itself",
         "/etc/rowbell/tls.pem",

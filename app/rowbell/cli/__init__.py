@@ -17,18 +17,12 @@ from types import ModuleType
 from typing import Any
 
 from rowbell.cli import config, connector, dispatch, listen, migrate, revoke, send, serve, token
+from rowbell.cli.status import INTERRUPTED, READER_GONE, failed
 from rowbell.config import Settings
-from rowbell.errors import RowbellError, SettingsError
+from rowbell.errors import RowbellError
 
 COMMANDS: tuple[ModuleType, ...] = (serve, dispatch, connector, migrate, token, revoke, send, listen, config)
 """In the order of `rowbell --help`."""
-
-FAILED = 1
-MISUSED = 2
-"""A setting is missing or wrong; argparse ends with the same status for wrong arguments."""
-INTERRUPTED = 128 + 2
-READER_GONE = 128 + 13
-"""What a shell reports for a process that SIGINT, or SIGPIPE, ended."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,9 +58,7 @@ def _run(argv: list[str] | None) -> int:
     try:
         status: int = args.run(args, Settings.from_env(os.environ))
     except RowbellError as error:
-        for line in str(error).splitlines():
-            print(f"rowbell: {line}", file=sys.stderr)
-        return MISUSED if isinstance(error, SettingsError) else FAILED
+        return failed(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     return status

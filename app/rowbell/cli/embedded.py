@@ -37,7 +37,7 @@ def run(settings: Settings, directory: Path, clean: bool) -> int:
         migrate(server.url("rowbell"))
         server.grant_roles()
 
-        def started(settings: Settings) -> None:
+        def started(settings: Settings, _: object) -> None:
             _write_env(settings, home, server)
             print(_invitation(settings, home, server, time.monotonic() - begun), flush=True)
 

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 Beside = dict[str, Callable[[], Coroutine[Any, Any, None]]]
 """Name → what runs in this process as long as the gateway does."""
 
+Started = Callable[[Settings, Callable[[], None]], None]
+"""Called with the settings of a gateway, and with what stops it."""
+
 BROKERS = ("kafka_bootstrap_servers", "redis_url", "rabbitmq_url")
 """The settings that say that this is a pipeline."""
 NEEDED = ("redis_url", "rabbitmq_url")
 """Those of them that its gateways need."""
 
-GIVEN = ("host", "port", "ssl_certfile", "ssl_keyfile")
+GIVEN = ("host", "port", "workers", "ssl_certfile", "ssl_keyfile")
 """The settings that have an option, too."""
 
 HOME = ".rowbell"
@@ -37,6 +40,7 @@ EXAMPLE = """\
 example:
   rowbell serve --embedded                    # everything in this process, with a PostgreSQL of its own
   . .rowbell/env; rowbell serve --port 8116   # one more gateway of what the settings name
+  . .rowbell/env; rowbell serve --port 8116 --workers 4   # four, on one port, one for each processor
 
 With ROWBELL_REDIS_URL and ROWBELL_RABBITMQ_URL it is a gateway of the pipeline, and a dispatcher brings the changes.
 Without them it needs nothing but PostgreSQL, whose log it reads itself. Any number of either may run.
@@ -44,7 +48,7 @@ Without them it needs nothing but PostgreSQL, whose log it reads itself. Any num
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
-    """`rowbell serve [--host HOST] [--port PORT] [--ssl-certfile FILE [--ssl-keyfile FILE]] [--embedded ...]`."""
+    """`rowbell serve [--host HOST] [--port PORT] [--workers N] [--ssl-certfile FILE ...] [--embedded ...]`."""
     parser = subparsers.add_parser(
         "serve",
         help="run a gateway, to which clients connect",
@@ -53,6 +57,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--host", help="the address to listen on, instead of ROWBELL_HOST")
     parser.add_argument("--port", type=int, help="the port to listen on, instead of ROWBELL_PORT")
+    parser.add_argument(
+        "--workers",
+        type=_number_of_workers,
+        metavar="N",
+        help="so many gateways on the port, each a process, instead of ROWBELL_WORKERS; their metrics have the ports "
+        "from ROWBELL_METRICS_PORT on",
+    )
     parser.add_argument(
         "--ssl-certfile", metavar="FILE", help="speak TLS with this certificate, instead of ROWBELL_SSL_CERTFILE"
     )
@@ -67,6 +78,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.set_defaults(run=run)
 
 
+def _number_of_workers(text: str) -> int:
+    """As the setting takes it."""
+    try:
+        return Settings.from_env({environment_name("workers"): text or "0"}).workers
+    except SettingsError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 256") from None
+
+
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Serve until a signal. The error if it cannot start, or a part of it fails."""
     from rowbell import logs
@@ -78,7 +97,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
         if args.ssl_certfile or args.ssl_keyfile:
             raise SettingsError("--embedded is for this machine, and without TLS: leave out --ssl-certfile and the key")
-        settings = dataclasses.replace(settings, ssl_certfile=None, ssl_keyfile=None)
+        if args.workers:
+            raise SettingsError("--embedded is one process, with one gateway: leave out --workers")
+        settings = dataclasses.replace(settings, ssl_certfile=None, ssl_keyfile=None, workers=1)
         return embedded.run(settings, args.home or Path(HOME), clean=args.clean)
     if args.clean or args.home:
         raise SettingsError("--home and --clean are about the data of --embedded: give that, too, or neither")
@@ -86,6 +107,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     logs.configure(settings)
     if not is_pipeline:
         _check(settings)
+    if settings.workers > 1:
+        from rowbell.cli.workers import supervise
+
+        return supervise(settings, lambda settings, started: serve(settings, started=started))
     return serve(settings)
 
 
@@ -131,24 +156,24 @@ class Around:
     beside: Beside = field(default_factory=dict)
 
 
-def serve(
-    settings: Settings, beside: Beside | None = None, started: Callable[[Settings], None] = lambda settings: None
-) -> int:
-    """Run the gateway of these settings; `started` is called when clients can come, with the port they come to."""
+def serve(settings: Settings, beside: Beside | None = None, started: Started = lambda settings, stop: None) -> int:
+    """Run the gateway of these settings; `started` is called when clients can come, with the port they come to, and
+    with what stops it.
+    """
     import uvloop
 
     uvloop.run(_serve(settings, beside or {}, started))
     return 0
 
 
-async def _serve(settings: Settings, beside: Beside, started: Callable[[Settings], None]) -> None:
+async def _serve(settings: Settings, beside: Beside, started: Started) -> None:
     from rowbell import metrics
     from rowbell.auth import Tokens
     from rowbell.gateway.gateway import Gateway
     from rowbell.gateway.server import listen, serve
     from rowbell.inbox import Inbox
 
-    listener = listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port, shared=settings.workers > 1)
     settings = dataclasses.replace(settings, port=listener.getsockname()[1])
     metrics.serve(settings)
     tokens = Tokens.of(settings)
@@ -162,7 +187,7 @@ async def _serve(settings: Settings, beside: Beside, started: Callable[[Settings
         opened.push_async_callback(inbox.close)
         gateway = Gateway(inbox, around.presence, around.bus, tokens, around.streaming, settings)
         running = {"keys": tokens.run} | around.beside | beside
-        await serve(gateway, listener, settings, _page(settings, tokens), running, lambda: started(settings))
+        await serve(gateway, listener, settings, _page(settings, tokens), running, lambda stop: started(settings, stop))
 
 
 def _pipeline(settings: Settings, opened: AsyncExitStack) -> Around:

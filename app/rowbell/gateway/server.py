@@ -34,6 +34,9 @@ MANY = 1_000_000
 """WebSockets for which there shall be file descriptors where their number is not limited."""
 
 
+Stop = Callable[[], None]
+
+
 def _is_no_refusal(record: logging.LogRecord) -> bool:
     """uvicorn takes a handshake that was answered by HTTP, a 401 for instance, for an application that broke off."""
     return record.msg != "ASGI callable returned without completing handshake."
@@ -42,27 +45,34 @@ def _is_no_refusal(record: logging.LogRecord) -> bool:
 class GatewayServer(uvicorn.Server):
     """The first SIGTERM or SIGINT stops the gateway, then the server; a second one cuts it short."""
 
-    def __init__(self, gateway: Gateway, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(self, gateway: Gateway, config: uvicorn.Config, started: Callable[[Stop], None]) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._tell_started = started
         self._loop = asyncio.get_running_loop()
         self._stop: asyncio.Task[None] | None = None
+        self._asked = False
+        """Tracks whether a signal has come: what else stops it may have come before."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
-            self._tell_started()
+            self._tell_started(self.stop)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler runs between any two instructions: let the loop do it.
         self._loop.call_soon_threadsafe(self._asked_to_stop, sig, frame)
 
     def _asked_to_stop(self, sig: int, frame: FrameType | None) -> None:
+        if self._asked:
+            super().handle_exit(sig, frame)
+        self._asked = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the gateway, then the server; once."""
         if self._stop is None:
             self._stop = self._loop.create_task(self._stop_gateway(), name="stop")
-        else:
-            super().handle_exit(sig, frame)
 
     async def _stop_gateway(self) -> None:
         try:
@@ -71,11 +81,11 @@ class GatewayServer(uvicorn.Server):
             self.should_exit = True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. SettingsError if the address cannot be had."""
+def listen(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared` with others of this port. SettingsError if the address cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except (OSError, OverflowError) as error:
         raise SettingsError(
             f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}. "
@@ -100,12 +110,12 @@ async def serve(
     settings: Settings = DEFAULTS,
     routes: Sequence[BaseRoute] = (),
     beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
-    started: Callable[[], None] = lambda: None,
+    started: Callable[[Stop], None] = lambda stop: None,
 ) -> None:
     """Serve until a signal stops it, or a part of the gateway fails: then its error is raised.
 
     `routes` are served over HTTP besides the gateway's own; `beside` names what else runs as long as the gateway does;
-    `started` is called when clients can come.
+    `started` is called when clients can come, with what stops all of it.
 
     SettingsError if TLS is not as the settings say; DatabaseError if the database cannot be used from the start.
     """
