@@ -55,6 +55,30 @@ async def test_what_is_added_during_two_flushes_is_written_before_its_promise_is
         await inbox.close()
 
 
+async def test_deliveries_that_come_while_others_are_written_wait_to_share_a_transaction(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written at once, each in a transaction of its own, they cost four times as much as all else of a message."""
+    inbox = Inbox.connect(server.url("postgres"))
+    deliveries = Acknowledgements(inbox)
+    record, written = inbox.record_deliveries, []
+
+    async def and_one_more_comes(batch: Collection[tuple[int, str]]) -> None:
+        await record(batch)
+        written.append(len(batch))
+        deliveries.add(1000 + len(written), "steady")
+
+    monkeypatch.setattr(inbox, "record_deliveries", and_one_more_comes)
+    try:
+        deliveries.add(1000, "steady")
+        async with asyncio.timeout(10):
+            await deliveries.flush()
+            await deliveries.flush()
+        assert written == [1, 1]
+    finally:
+        await inbox.close()
+
+
 def test_a_sweep_that_left_keys_out_is_not_followed_key_by_key() -> None:
     assert FOLLOWED <= OF_ONE
 

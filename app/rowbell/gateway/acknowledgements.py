@@ -59,10 +59,11 @@ class Acknowledgements:
                 await asyncio.sleep(next(delays))
 
     async def flush(self) -> None:
-        """Write all that waits. DatabaseUnavailable leaves the rest waiting."""
+        """Write all that waits now: what comes meanwhile lingers. DatabaseUnavailable leaves the rest waiting."""
         async with self._flushing:
             self._added.clear()
-            while self._waiting:
+            until = self._count + len(self._waiting)
+            while self._count < until:
                 batch = self._waiting[:BATCH]
                 try:
                     await self._inbox.record_deliveries(batch)
