@@ -1,22 +1,14 @@
-"""What Rowbell is for: a row is committed by any means, and stock clients see it."""
+"""What Rowbell is for: a row is committed, and whoever it is for has it, on every device and when they come back."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import queue
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import aio_pika
 import pytest
 import redis
-import stomp
 
 from rowbell.bus.rabbitmq import EXCHANGE, EXCHANGE_TO_ALL
 from tests.integration.processes import eventually
@@ -24,116 +16,7 @@ from tests.integration.rows import Database, delivered, insert, unread
 from tests.integration.subscriber import Subscriber, assert_nothing_twice
 from tests.integration.systems import Pipeline, System
 
-CLIENTS = Path(__file__).parent.parent / "clients"
 Names = Callable[[str], str]
-
-
-class StompJs:
-    """@stomp/stompjs under Node: what it tells, a line for each thing that happens."""
-
-    def __init__(self, url: str, token: str, ack: str = "auto") -> None:
-        command = ["node", "stompjs.mjs", url, token, ack]
-        self._process = subprocess.Popen(
-            command, cwd=CLIENTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        self.told: list[dict[str, Any]] = []
-
-    async def until(self, what: str, within: float = 20.0) -> dict[str, Any]:
-        """The next thing of this kind."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(within):
-            while True:
-                line = await asyncio.to_thread(self._process.stdout.readline)
-                assert line, f"stompjs ended; it told {self.told}"
-                self.told.append(json.loads(line))
-                if self.told[-1]["what"] == what:
-                    return self.told[-1]
-
-    async def stop(self) -> int:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        status = await asyncio.to_thread(self._process.wait, 10)
-        for pipe in (self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
-        return status
-
-
-@pytest.mark.parametrize("ack", ["auto", "client", "client-individual"])
-async def test_an_insert_of_two_columns_with_psql_reaches_stompjs(
-    system: System, database: Database, user: Names, ack: str
-) -> None:
-    alice = user("alice")
-    client = StompJs(system.gateway(0).url, system.token(alice), ack)
-    connected = await client.until("connected")
-    assert connected["headers"]["version"] == "1.2"
-    assert connected["headers"]["user-name"] == alice
-    await client.until("receipt")
-
-    statement = f"INSERT INTO notification (recipient_id, title) VALUES ('{alice}', 'Hello')"
-    url = system.database_url
-    psql = await asyncio.to_thread(subprocess.run, ["psql", url, "-c", statement], capture_output=True, text=True)
-    assert psql.stdout == "INSERT 0 1\n", psql.stderr
-
-    message = await client.until("message")
-    assert message["body"]["event"] == "created"
-    assert message["body"]["title"] == "Hello"
-    assert message["body"]["recipientId"] == alice
-    assert message["body"]["version"] == 1
-    assert message["headers"]["destination"] == "/user/queue/notifications"
-    assert "replayed" not in message["headers"]
-
-    async def written() -> bool:
-        return await delivered(database, alice) == {message["body"]["id"]}
-
-    await eventually("the delivery is recorded", written)
-    assert await unread(database, alice) == [message["body"]["id"]], "delivered is not read"
-    assert await client.stop() == 0
-
-
-class Listener(stomp.ConnectionListener):
-    def __init__(self) -> None:
-        self.frames: queue.Queue[tuple[str, Any]] = queue.Queue()
-
-    def on_connected(self, frame: Any) -> None:
-        self.frames.put(("connected", frame))
-
-    def on_message(self, frame: Any) -> None:
-        self.frames.put(("message", frame))
-
-    def on_error(self, frame: Any) -> None:
-        self.frames.put(("error", frame))
-
-    def on_receipt(self, frame: Any) -> None:
-        self.frames.put(("receipt", frame))
-
-    def next(self) -> tuple[str, Any]:
-        return self.frames.get(timeout=20)
-
-
-def test_stomp_py_subscribes_acknowledges_and_leaves(system: System, user: Names) -> None:
-    alice = user("alice")
-    listener = Listener()
-    port = system.gateway(1).port
-    connection = stomp.WSStompConnection([("127.0.0.1", port)], ws_path="/ws", heartbeats=(4000, 4000))
-    connection.set_listener("", listener)
-    connection.connect(wait=True, headers={"Authorization": f"Bearer {system.token(alice)}"})
-    assert listener.next()[0] == "connected"
-    connection.subscribe("/user/queue/notifications", id="1", ack="client-individual", receipt="subscribed")
-    assert listener.next()[0] == "receipt"
-
-    env = {**os.environ, **system.env}
-    send = [sys.executable, "-m", "rowbell", "send", alice, "Grüße 👋"]
-    sent = subprocess.run(send, env=env, capture_output=True, text=True, check=True)
-
-    kind, frame = listener.next()
-    assert kind == "message"
-    assert json.loads(frame.body)["title"] == "Grüße 👋"
-    assert frame.headers["notification-id"] == sent.stdout.strip()
-    connection.ack(frame.headers["ack"], receipt="acked")
-    assert listener.next()[0] == "receipt"
-    connection.disconnect(receipt="bye")
-    assert listener.next()[0] == "receipt"
 
 
 async def test_a_row_for_nobody_costs_no_message_and_is_found_on_coming_back(
