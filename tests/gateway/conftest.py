@@ -62,7 +62,7 @@ async def running_gateway(server: PostgresServer, request: pytest.FixtureRequest
     presence, bus = MemoryPresence(), MemoryBus()
     gateway = Gateway(inbox, presence, bus, TOKENS, lambda: False, settings)  # not streaming: the sweep hurries
     listener = listen("127.0.0.1", 0)
-    serving = asyncio.create_task(serve(gateway, listener, settings))
+    serving = asyncio.create_task(serve(gateway, listener))
     running = Running(gateway, bus, presence, listener.getsockname()[1], serving)
     await eventually("the gateway is ready", lambda: _ready(gateway))
     try:

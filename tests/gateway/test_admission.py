@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from rowbell.bus.memory import MemoryBus
 from rowbell.config import Settings
 from rowbell.errors import Refused, SettingsError
-from rowbell.gateway import admission, front, tls, web
+from rowbell.gateway import admission, front, tls
 from rowbell.gateway.admission import ADDRESSES, Admission, Rate
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.server import listen, serve
@@ -203,8 +203,9 @@ class TestAdmission:
             admission.admit(ELSEWHERE).claim("alice")
 
     def test_every_reason_has_a_counter(self) -> None:
-        code = "".join(Path(module.__file__ or "").read_text() for module in (admission, web))
-        assert set(re.findall(r'Refused\(\s*"(\w+)"', code)) == set(REFUSED)
+        code = "".join(path.read_text() for path in Path(admission.__file__ or "").parents[1].rglob("*.py"))
+        said = re.findall(r'Refused\(\s*"(\w+)"|reason="(\w+)"|reason: str = "(\w+)"|"(revoked|frame_rate)"\)', code)
+        assert {word for words in said for word in words if word} - {"slow", "unacknowledged"} == set(REFUSED)
 
 
 def admits(admission: Admission, addresses: Iterable[str | None]) -> list[bool]:
@@ -224,12 +225,11 @@ def admits(admission: Admission, addresses: Iterable[str | None]) -> list[bool]:
 async def gateway(server: PostgresServer, **settings: str | int) -> AsyncIterator[str]:
     """A gateway with these settings; the result is its host and port."""
     inbox = Inbox.connect(server.url("postgres"))
-    served = Gateway(inbox, MemoryPresence(), MemoryBus(), TOKENS, streaming=lambda: False)
+    used = Settings(**settings)  # type: ignore[arg-type]
+    served = Gateway(inbox, MemoryPresence(), MemoryBus(), TOKENS, lambda: False, used)
     listener = listen("127.0.0.1", 0)
     started = asyncio.Event()
-    serving = asyncio.create_task(
-        serve(served, listener, Settings(**settings), started=started.set)  # type: ignore[arg-type]
-    )
+    serving = asyncio.create_task(serve(served, listener, started=lambda _: started.set()))
     async with asyncio.timeout(20):
         await asyncio.wait([asyncio.create_task(started.wait()), serving], return_when=asyncio.FIRST_COMPLETED)
     try:

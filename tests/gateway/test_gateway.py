@@ -458,9 +458,13 @@ class TestEnding:
         )
         async with raw_socket(running_gateway, "unreading") as (_, writer):
             writer.write(masked(f"SUBSCRIBE\nid:1\ndestination:{NOTIFICATIONS}\n\n\0"))
-            await eventually(
-                "its queue is full", lambda: any(not s.has_room() for s in running_gateway.gateway._sessions)
-            )
+            looks: list[int] = []
+
+            def it_stands_still() -> bool:
+                looks.extend(session._queued for session in running_gateway.gateway._sessions)
+                return len(looks) >= 10 and looks[-1] > 0 and len(set(looks[-10:])) == 1
+
+            await eventually("what waits for it", it_stands_still)
             async with asyncio.timeout(6):
                 await running_gateway.stop()
 

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from rowbell.config import Settings
 from rowbell.errors import KeysUnavailable
 from rowbell.gateway.session import PROMISES
 from tests.gateway.conftest import TOKENS, Running
@@ -150,6 +151,7 @@ class TestTransactions:
 
 
 class TestReceipts:
+    @pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=0)], indirect=True)
     @pytest.mark.parametrize(
         "frames",
         ["ACK\nid:{ack}\nreceipt:r\n\n\0", "BEGIN\ntransaction:t\n\n\0COMMIT\ntransaction:t\nreceipt:r\n\n\0"],

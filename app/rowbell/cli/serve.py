@@ -187,7 +187,7 @@ async def _serve(settings: Settings, beside: Beside, started: Started) -> None:
         opened.push_async_callback(inbox.close)
         gateway = Gateway(inbox, around.presence, around.bus, tokens, around.streaming, settings)
         running = {"keys": tokens.run} | around.beside | beside
-        await serve(gateway, listener, settings, _page(settings, tokens), running, lambda stop: started(settings, stop))
+        await serve(gateway, listener, _page(settings, tokens), running, lambda stop: started(settings, stop))
 
 
 def _pipeline(settings: Settings, opened: AsyncExitStack) -> Around:

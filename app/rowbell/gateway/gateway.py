@@ -71,7 +71,7 @@ class Gateway:
     ) -> None:
         """`streaming` says whether changes are streamed at present; where that is others' business, they always are."""
         self.settings = settings
-        """What sessions may do."""
+        """What it runs with."""
         self.frame_limits = Limits(
             frame=settings.max_frame,
             headers=settings.max_headers,

@@ -15,12 +15,13 @@ from typing import Any
 import uvicorn
 from starlette.routing import BaseRoute
 
-from rowbell.config import DEFAULTS, Settings
+from rowbell.config import Settings
 from rowbell.errors import DatabaseUnavailable, RowbellError, SettingsError
 from rowbell.gateway import tls
 from rowbell.gateway.front import FrontProtocol
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.web import Web
+from rowbell.gateway.websocket import WebSocketProtocol
 from rowbell.logs import get_logger
 
 log = get_logger("gateway.server")
@@ -37,9 +38,16 @@ MANY = 1_000_000
 Stop = Callable[[], None]
 
 
-def _is_no_refusal(record: logging.LogRecord) -> bool:
-    """uvicorn takes a handshake that was answered by HTTP, a 401 for instance, for an application that broke off."""
-    return record.msg != "ASGI callable returned without completing handshake."
+CLIENTS_MISTAKES = {
+    "ASGI callable returned without completing handshake.",
+    "Invalid HTTP request received.",
+    "Unsupported upgrade request.",
+}
+"""What uvicorn logs of clients, as often as they like; the first at a handshake answered by HTTP, as with a 401."""
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.msg not in CLIENTS_MISTAKES
 
 
 class GatewayServer(uvicorn.Server):
@@ -107,7 +115,6 @@ def listen(host: str, port: int, shared: bool = False) -> socket.socket:
 async def serve(
     gateway: Gateway,
     listener: socket.socket,
-    settings: Settings = DEFAULTS,
     routes: Sequence[BaseRoute] = (),
     beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
     started: Callable[[Stop], None] = lambda stop: None,
@@ -119,14 +126,15 @@ async def serve(
 
     SettingsError if TLS is not as the settings say; DatabaseError if the database cannot be used from the start.
     """
+    settings = gateway.settings
     context = tls.context(settings)
     _make_room(settings.max_connections)
     try:
         await gateway.prepare()
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"{error}\nA gateway does not start without it: check ROWBELL_DATABASE_URL") from None
-    config = _config(Web(gateway, settings, routes), settings, context)
-    logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
+    config = _config(Web(gateway, routes), settings, context)
+    logging.getLogger("uvicorn.error").addFilter(_is_ours)
     server = GatewayServer(gateway, config, started)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal was closed; with nohup one goes on
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.handle_exit, signal.SIGHUP, None)
@@ -148,7 +156,7 @@ def _config(web: Web, settings: Settings, context: ssl.SSLContext | None) -> uvi
     return uvicorn.Config(
         web,
         http=FrontProtocol,
-        ws="websockets-sansio",
+        ws=WebSocketProtocol,
         ws_max_size=settings.max_frame,
         ws_per_message_deflate=False,  # 20 KiB a connection instead of 60
         ws_ping_interval=None,  # STOMP's heart-beats, and TCP keep-alive where a client has none

@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rowbell.auth import Identity
@@ -30,8 +31,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 QUEUE_FRAMES = 1000
-QUEUE_CHARACTERS = 1 << 20
-"""Bounds of what waits for one socket: beyond either a subscription goes back to reading from SQL."""
+QUEUE_OCTETS = 1 << 20
+"""Bounds of what waits for one socket: beyond either a subscription goes back to reading from SQL. A character takes
+four octets of memory where a single one of the frame is an emoji."""
 
 CLOSE_TIMEOUT = 5.0
 """Seconds for the queue to reach a client that is being closed."""
@@ -70,7 +72,7 @@ class Session(ABC):
         self._queue: deque[tuple[str, int]] = deque()
         """Tracks frames on their way to the socket, each with the id of what it delivers by being written."""
         self._queued = 0
-        """Tracks the characters in the queue; `_owed`, those of answers among them."""
+        """Tracks the octets of memory in the queue; `_owed`, the characters of answers among them."""
         self._owed = 0
         self._writer: asyncio.Task[None] | None = None
         self._closing: int | None = None
@@ -137,7 +139,7 @@ class Session(ABC):
         return self._gateway.settings.max_unacknowledged
 
     def has_room(self) -> bool:
-        return len(self._queue) < QUEUE_FRAMES and self._queued < QUEUE_CHARACTERS
+        return len(self._queue) < QUEUE_FRAMES and self._queued < QUEUE_OCTETS
 
     def send_message(self, feed: Feed, delivery: Delivery) -> None:
         if self._closing is not None:
@@ -346,7 +348,7 @@ class Session(ABC):
     def _enqueue(self, frame: str, delivers: int = NO_DELIVERY) -> None:
         if self._closing is None:
             self._queue.append((frame, delivers))
-            self._queued += len(frame)
+            self._queued += getsizeof(frame)
             self._start_writer()
 
     def _start_writer(self) -> None:
@@ -373,7 +375,7 @@ class Session(ABC):
             frame, delivers = self._queue[0]
             await self._send({"type": "websocket.send", "text": frame})
             self._queue.popleft()
-            self._queued -= len(frame)
+            self._queued -= getsizeof(frame)
             if delivers == AN_ANSWER:
                 self._owed -= len(frame)
             elif delivers != NO_DELIVERY and user is not None:

@@ -116,6 +116,8 @@ class StompSession(Session):
         """The client speaks first."""
 
     async def _take(self, data: str | bytes) -> None:
+        if not data.strip():
+            self._count_frames(1, 0)  # a heart-beat costs as much as a small frame
         self._stomp.receive_data(data)
         events = 0
         while self._closing is None and (event := self._next_event()) is not None:

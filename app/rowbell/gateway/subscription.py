@@ -30,6 +30,9 @@ from rowbell.snapshot import EMPTY, Snapshot
 PAGE = 200
 """Rows a query of bodies asks for: one page is what a socket holds beside its bounded queue."""
 
+PAGE_CHARACTERS = 1 << 20
+"""After so many the rest of a page is read again when they are written: 200 rows may have 8 MiB."""
+
 HELD = 64
 """Live changes kept while the last page is read. Dropping one is safe, the sweep gives it: this saves its delay."""
 
@@ -97,7 +100,8 @@ class Sweep(NamedTuple):
 
 class Subscription:
     __slots__ = (
-        "_deleted", "_first", "_from_now", "_full", "_held", "_ids", "_next", "_once", "ledger", "recipient", "state"
+        "_deleted", "_first", "_from_now", "_full", "_held", "_ids", "_next", "_once", "_several", "ledger",
+        "recipient", "state",
     )  # fmt: skip
 
     def __init__(self, recipient: str, floor: Snapshot = EMPTY, from_now: bool = False) -> None:
@@ -111,6 +115,8 @@ class Subscription:
         self._ids: array[int] = array("q")
         """Tracks the ids of that pass, in order; `_next` is where its next page begins."""
         self._next = 0
+        self._several = False
+        """Does it take more than one page?"""
         self._deleted: dict[int, int] = {}
         """Tracks the tombstones of that pass: id → transaction of the deletion."""
         self._full = False
@@ -138,7 +144,8 @@ class Subscription:
         self._deleted = deleted
         self._ids = array("q", sorted([*ids, *deleted])) if deleted else ids
         self._next = 0
-        if len(self._ids) > PAGE:
+        self._several = len(self._ids) > PAGE
+        if self._several:
             self._held.clear()
         return self._read_page() if self._ids else self._end_of_page([])
 
@@ -146,12 +153,17 @@ class Subscription:
         """The page was read: the rows among the ids asked for that still exist, in any order."""
         by_id = {row.id: row for row in rows}
         page = self._ids[self._next : self._next + PAGE]
-        self._next += len(page)
         send: list[Delivery] = []
+        characters = 0
         for id in page:
+            if characters >= PAGE_CHARACTERS:
+                self._several = True
+                break
+            self._next += 1
             change = self._tombstone(id) if id in self._deleted else by_id.get(id)
             if change is not None and not (self._full and (change.read or change.hidden)):
                 self._give_page_row(change, send)
+                characters += len(change.json or "")
         return self._end_of_page(send)
 
     def offered(self, change: Change, has_room: Callable[[], bool]) -> Delivery | None:
@@ -229,10 +241,11 @@ class Subscription:
         if self._next < len(self._ids):
             self.state = State.WAITING
             return Answer(send)
-        single = len(self._ids) <= PAGE
+        several, self._several = self._several, False
         self.ledger.raise_floor(self._first)
         self._ids, self._next, self._deleted = array("q"), 0, {}
-        if not single:
+        if several:
+            self._held.clear()
             self.state = State.WAITING
             return Answer(send)
         return self._go_live(send)
@@ -245,7 +258,7 @@ class Subscription:
         return Answer(send, live=first_time)
 
     def _may_hold(self) -> bool:
-        return self.state is State.LISTING or (self.state is State.READING and len(self._ids) <= PAGE)
+        return self.state is State.LISTING or (self.state is State.READING and not self._several)
 
     def _tombstone(self, id: int) -> Change:
         return Change(id, self.recipient, DELETED, 0, self._deleted[id])

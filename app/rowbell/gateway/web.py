@@ -17,7 +17,6 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from rowbell.auth import Identity, bearer
-from rowbell.config import Settings
 from rowbell.errors import KeysUnavailable, Refused, TokenError
 from rowbell.gateway.admission import Admission, Seat
 from rowbell.gateway.gateway import Gateway
@@ -48,8 +47,9 @@ SOON = 1.0
 class Web:
     """The ASGI application of one gateway."""
 
-    def __init__(self, gateway: Gateway, settings: Settings, routes: Sequence[BaseRoute] = ()) -> None:
+    def __init__(self, gateway: Gateway, routes: Sequence[BaseRoute] = ()) -> None:
         """`routes` are served besides the gateway's own."""
+        self.settings = settings = gateway.settings
         self._gateway = gateway
         self._origins = Origins(settings.allowed_origins)
         self._admission = Admission(settings)

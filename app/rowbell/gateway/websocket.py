@@ -1,0 +1,153 @@
+"""The WebSocket of one connection: what costs time or memory without ever being a message is bounded.
+
+uvicorn parses whatever has arrived in one go, and answers pings whether the client reads or not. Messages stop the
+reading until the application has taken them, one by one; pings, pongs and fragments stop nothing, and 256 KiB of the
+smallest hold up everybody for seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from rowbell.gateway.session import BURST, POLICY_VIOLATION
+from rowbell.metrics import REFUSED
+
+PIECE = 4096
+"""Octets that are parsed at a time: seven hundred of the smallest frames, some milliseconds."""
+NOT_UTF8 = 1007
+"""RFC 6455, 7.4.1: "data within a message that was not consistent with the type of the message"."""
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._max_rate: int = self.config.app.settings.max_frame_rate  # type: ignore[union-attr]
+        """Pings, pongs and fragments a second; 0: no limit."""
+        self._unparsed = bytearray()
+        """Tracks what has been read and comes after a message that the application has not taken."""
+        self._small_due = 0.0
+        """Tracks when the next small frame would come, if they came as evenly as the limit allows."""
+        self._is_refused = False
+        """Tracks whether the connection has been ended for what the client sent: nothing of it is parsed any more."""
+        self._pong = b""
+        """Tracks the answer to the newest pings, while the client does not read."""
+
+    # Receiving.
+
+    def data_received(self, data: bytes) -> None:
+        self._unparsed += data
+        self._parse()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            if self._unparsed:
+                await asyncio.sleep(0)  # one read may hold forty thousand messages, and others have their turn
+            self._read_on()
+        return message
+
+    def _read_on(self) -> None:
+        """The application has taken all messages: look for the next in what has been read, and then read on."""
+        while self._unparsed and self.queue.empty() and not self.transport.is_closing():
+            self._parse_piece()
+        if self.read_paused and self.queue.empty() and not self.transport.is_closing():
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """What came before the end is heard: acknowledgements of a client that left, for instance."""
+        self.read_paused = True  # there is nothing to pause any more
+        while self._unparsed and not self._is_refused:
+            self._parse_piece()
+        super().connection_lost(error)
+
+    def _parse(self) -> None:
+        """Until there is a message for the application: what stops the reading stops this, too."""
+        while self._unparsed and not self.read_paused and not self.transport.is_closing():
+            self._parse_piece()
+
+    def _parse_piece(self) -> None:
+        piece = bytes(self._unparsed[:PIECE])
+        del self._unparsed[:PIECE]
+        super().data_received(piece)
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text":
+            # uvicorn would log a traceback for a client's mistake.
+            try:
+                self.frames = [b"".join(self.frames)]
+                str(self.frames[0], "utf-8")
+            except UnicodeDecodeError:
+                self.frames = []
+                self._refuse(NOT_UTF8, "a text message is UTF-8", "protocol")
+                return
+        super().send_receive_event_to_app()
+
+    # What is counted.
+
+    def handle_ping(self) -> None:
+        # RFC 6455, 5.5.3: an endpoint "MAY elect to send a Pong frame for only the most recently processed Ping frame".
+        # One read may bring many; then the first finds the answers to all of them, and the others nothing.
+        self._pong = b"".join(self.conn.data_to_send()) or self._pong
+        self._send_pong()
+        self._count()
+
+    def handle_pong(self, event: Frame) -> None:
+        super().handle_pong(event)
+        self._count()
+
+    def handle_cont(self, event: Frame) -> None:
+        super().handle_cont(event)
+        self._count()
+
+    def handle_text(self, event: Frame) -> None:
+        super().handle_text(event)
+        self._count_unheard()
+
+    def handle_bytes(self, event: Frame) -> None:
+        super().handle_bytes(event)
+        self._count_unheard()
+
+    def _count_unheard(self) -> None:
+        if self.close_sent:  # nobody takes it any more, and so nothing stops the reading
+            self._count()
+
+    def _count(self) -> None:
+        if not self._max_rate:
+            return
+        now = self.loop.time()
+        self._small_due = max(self._small_due, now) + 1 / self._max_rate
+        if self._small_due > now + BURST:
+            self._refuse(POLICY_VIOLATION, f"more than {self._max_rate} frames a second", "frame_rate")
+
+    def _refuse(self, code: int, message: str, reason: str) -> None:
+        if self._is_refused:
+            return
+        self._is_refused = True
+        if self.close_sent:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            REFUSED[reason].inc()
+            self.conn.fail(code, message)
+            self.handle_parser_exception()
+
+    # Sending.
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self._unparsed:  # after a close the client's is still waited for
+            self._parse()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._send_pong()
+
+    def _send_pong(self) -> None:
+        if self._pong and self.writable.is_set() and not self.transport.is_closing():
+            self.transport.write(self._pong)
+            self._pong = b""

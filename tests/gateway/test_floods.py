@@ -1,0 +1,136 @@
+"""Frames that are no messages, and messages that come in thousands: counted, and never a reason for a traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import psycopg
+import pytest
+
+from rowbell.config import Settings
+from rowbell.gateway.session import BURST
+from tests.gateway.conftest import Running
+from tests.gateway.test_gateway import next_frame, raw_socket, say_hello, socket
+from tests.gateway.test_limits import refused
+from tests.integration.processes import eventually
+from tests.integration.rows import delivered
+from tests.integration.wire import CLOSE, PING, TEXT, frames, masked
+
+Database = psycopg.AsyncConnection[tuple[object, ...]]
+
+PONG, FIRST, MIDDLE = 0x8A, 0x01, 0x00
+"""A pong in one piece; a text message that goes on; a piece of it."""
+RATE = 50
+
+
+async def close_code(reader: asyncio.StreamReader) -> tuple[int | None, list[bytes]]:
+    """That of the close frame, None if there is none, and the text frames before it."""
+    buffer, texts = bytearray(), []
+    async with asyncio.timeout(20):
+        while data := await reader.read(65536):
+            buffer += data
+            for kind, payload in frames(buffer):
+                if kind == CLOSE:
+                    return int.from_bytes(payload[:2], "big"), texts
+                if kind == TEXT:
+                    texts.append(payload)
+    return None, texts
+
+
+@pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=RATE)], indirect=True)
+@pytest.mark.parametrize(
+    "flood",
+    [
+        masked(b"", PING) * 5000,
+        masked(b"", PONG) * 5000,
+        masked(b"", FIRST) + masked(b"", MIDDLE) * 5000,
+        masked(b"\n") * 5000,
+        masked(b"") * 5000,
+    ],
+    ids=["pings", "pongs", "fragments", "line feeds", "empty messages"],
+)
+async def test_a_flood_of_the_smallest_frames_ends_with_a_reason(running_gateway: Running, flood: bytes) -> None:
+    before = refused("frame_rate")
+    async with raw_socket(running_gateway, "flood") as (reader, writer):
+        writer.write(flood)
+        code, texts = await close_code(reader)
+        assert code == 1008
+        assert len(texts) <= 2  # CONNECTED, and ERROR where it was about messages
+    assert refused("frame_rate") == before + 1
+
+
+@pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=RATE)], indirect=True)
+async def test_as_many_as_may_come_at_once_are_answered(running_gateway: Running) -> None:
+    pings = int(RATE * BURST) - 1
+    async with raw_socket(running_gateway, "pings") as (reader, writer):
+        buffer, pongs = bytearray(), 0
+        for _ in range(pings):
+            writer.write(masked(b"?", PING))
+            await writer.drain()
+        async with asyncio.timeout(20):
+            while pongs < pings:
+                buffer += await reader.read(65536)
+                pongs += sum(kind == PONG for kind, _ in frames(buffer))
+
+
+@pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=0)], indirect=True)
+async def test_without_a_limit_as_many_as_they_like(running_gateway: Running) -> None:
+    async with raw_socket(running_gateway, "unlimited") as (reader, writer):
+        writer.write(masked(b"", PONG) * 20_000 + masked(b"\n") * 20_000)
+        writer.write(masked(b"DISCONNECT\nreceipt:done\n\n\0"))
+        code, texts = await close_code(reader)
+        assert code == 1000
+        assert b"receipt-id:done" in texts[-1]
+
+
+async def test_text_that_is_not_utf8_is_the_clients_mistake(
+    running_gateway: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for flood in masked(b"\xff"), masked(b"\xc3", FIRST) + masked(b"", 0x80):
+            async with raw_socket(running_gateway, "binary") as (reader, writer):
+                writer.write(flood)
+                assert (await close_code(reader))[0] == 1007
+    assert caplog.records == []
+
+
+async def test_a_character_may_be_cut_by_a_fragment(running_gateway: Running) -> None:
+    async with raw_socket(running_gateway, "cut") as (reader, writer):
+        frame = "UNSUBSCRIBE\nid:\N{BELL}\nreceipt:r\n\n\0".encode()
+        at = frame.index("\N{BELL}".encode()) + 1
+        writer.write(masked(frame[:at], FIRST) + masked(frame[at:], 0x80) + masked(b"DISCONNECT\n\n\0"))
+        code, texts = await close_code(reader)
+        assert code == 1000
+        assert b"receipt-id:r" in texts[-1]
+
+
+async def test_what_was_said_before_the_end_is_heard(running_gateway: Running, database: Database) -> None:
+    """A client acknowledges what it has got, and is gone: all of it may come with the end of the connection."""
+    await database.execute(
+        "INSERT INTO notification (recipient_id, title) SELECT 'leaves', 'n' FROM generate_series(1, 500)"
+    )
+    async with socket(running_gateway) as opened:
+        await say_hello(opened, "leaves")
+        await opened.send("SUBSCRIBE\nid:1\ndestination:/user/queue/notifications\nack:client-individual\n\n\0")
+        acks = [(await next_frame(opened)).headers["ack"] for _ in range(500)]
+        # When: in one segment, and the end behind it
+        opened.transport.write(b"".join(masked(f"ACK\nid:{ack}\n\n\0".encode()) for ack in acks))
+        opened.transport.close()
+
+    async def all_recorded() -> bool:
+        return len(await delivered(database, "leaves")) == 500
+
+    await eventually("all deliveries", all_recorded)
+
+
+async def test_garbage_instead_of_http_is_no_event(running_gateway: Running, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for garbage in b"\0\xff\r\n\r\n", b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n":
+            reader, writer = await asyncio.open_connection("127.0.0.1", running_gateway.port)
+            writer.write(garbage)
+            async with asyncio.timeout(20):
+                assert b"HTTP/1.1 4" in await reader.read(65536)
+            writer.close()
+            await writer.wait_closed()
+    assert caplog.records == []
