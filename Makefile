@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run install stack stack-stop test lint bench
+.PHONY: help run install stack stack-stop test lint bench fuzz
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,3 +32,6 @@ lint: install ## check style and types
 
 bench: install ## measure, and say what with
 	@$(PYTHON) -m benchmarks
+
+fuzz: install ## attack two gateways for an hour with what hostile clients send; MINUTES=5 is shorter
+	@$(PYTHON) -m tests.fuzz --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
