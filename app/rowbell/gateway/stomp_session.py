@@ -162,13 +162,14 @@ class StompSession(Session):
                 self._fail(event.message, event.body, event.receipt, reason=event.reason)
 
     async def _connect(self, event: stomp.Connect) -> None:
-        identity = await self._identify(lambda: _token(event.headers), None)
+        receipt = event.headers.get("receipt")
+        identity = await self._identify(lambda: _token(event.headers), receipt)
         if identity is None:
             return
         try:
             self._claim(identity.user)
         except Refused as refused:
-            self._fail(str(refused), code=TRY_AGAIN_LATER, reason=refused.reason)
+            self._fail(str(refused), receipt=receipt, code=TRY_AGAIN_LATER, reason=refused.reason)
             return
         self._identity = identity
         self._greeted = True

@@ -75,6 +75,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         piece = bytes(self._unparsed[:PIECE])
         del self._unparsed[:PIECE]
         super().data_received(piece)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse_handshake(self.conn.handshake_exc)
 
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text":
@@ -87,6 +89,19 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self._refuse(NOT_UTF8, "a text message is UTF-8", "protocol")
                 return
         super().send_receive_event_to_app()
+
+    def _refuse_handshake(self, error: Exception) -> None:
+        """Of a request that is no handshake for websockets, uvicorn does not hear: nobody would answer, or hang up."""
+        if self._is_refused or self.transport.is_closing():
+            return
+        self._is_refused = True
+        REFUSED["protocol"].inc()
+        body = f"This is no WebSocket handshake: {error}\n".encode("ascii", "replace")
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        self.transport.close()
 
     # What is counted.
 
