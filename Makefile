@@ -23,7 +23,7 @@ stack-stop: ## stop it
 
 test: ## install everything and run all tests, on real servers
 	@sh stack/install.sh --tests
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n 2 --no-loadscope-reorder
 
 lint: install ## check style and types
 	@.venv/bin/ruff check .

@@ -7,11 +7,25 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from stack import Stack
 from tests.integration import systems
 from tests.integration.rows import Database
 from tests.integration.systems import Pipeline, PostgresOnly, System
+
+MODES = ("system", "two_gateways", "postgres_only", "embedded")
+"""The fixtures that say in which mode a test runs."""
+
+SHARING = {
+    "stack": (
+        "tests/bus", "tests/changes", "tests/chaos", "tests/clients/test_modes.py", "tests/connector", "tests/dispatch",
+        "tests/integration", "tests/presence", "tests/stack",
+    ),
+    "embedded": ("tests/embedded", "tests/page"),
+    "": ("",),
+}  # fmt: skip
+"""Servers → where the tests are that use them; one elsewhere would start a set of its own."""
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +71,7 @@ def two_gateways(request: pytest.FixtureRequest) -> System:
 @pytest.fixture
 async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     """The owner of the tables, in autocommit: in the system that the test names, or else in the pipeline."""
-    names = ("system", "two_gateways", "postgres_only", "embedded")
-    name = next((name for name in names if name in request.fixturenames), "pipeline")
+    name = next((name for name in MODES if name in request.fixturenames), "pipeline")
     url = request.getfixturevalue(name).database_url
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         yield connection
@@ -72,5 +85,24 @@ def user(request: pytest.FixtureRequest) -> Callable[[str], str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Faults come last: what tests the servers in their calm must not find them just recovering."""
-    items.sort(key=lambda item: "chaos" in item.path.parts)
+    """What needs the whole stack begins, as it takes longest; and in it faults come last: what tests the servers in
+    their calm must not find them just recovering.
+    """
+    order = list(SHARING)
+    items.sort(key=lambda item: (order.index(_sharing(item.nodeid)), "chaos" in item.path.parts))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return BySharing(config, log)
+
+
+class BySharing(LoadScopeScheduling):
+    """Where several processes run the tests: those that share servers are for the same one, others file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _sharing(nodeid) or nodeid.partition("::")[0]
+
+
+def _sharing(nodeid: str) -> str:
+    """Which servers a test may share with those of other files; empty: none."""
+    return next(name for name, paths in SHARING.items() if nodeid.startswith(paths))

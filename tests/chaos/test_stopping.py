@@ -32,9 +32,10 @@ STANDSTILL = 2.0
 Less than FLUSH_TIMEOUT."""
 GRACE = 30.0
 """Seconds that the documentation tells to give a gateway that stops."""
-BUNCHING = 1.5
-"""What leaves a gateway at a pace comes to another in small bunches: sessions are closed some at a time, and all these
-processes share two processors. Without a pace all come within a second."""
+BUNCHING = 2.5
+"""What leaves a gateway at a pace comes to another in bunches: sessions are closed some at a time, and all these
+processes share two processors with other tests, so clients hear of it late and together (2.2 was seen at a load of 10,
+1.1 on a quiet machine). Without a pace all come within a second, which is 5."""
 
 
 async def test_two_thousand_clients_of_a_stopping_gateway_move_to_another_at_a_pace_and_miss_nothing(
