@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import psycopg
 import pytest
 
+from rowbell.auth import Identity
 from rowbell.config import Settings
 from rowbell.gateway.session import BURST
 from tests.gateway.conftest import Running
@@ -15,7 +17,7 @@ from tests.gateway.test_gateway import next_frame, raw_socket, say_hello, socket
 from tests.gateway.test_limits import refused
 from tests.integration.processes import eventually
 from tests.integration.rows import delivered
-from tests.integration.wire import CLOSE, PING, TEXT, frames, masked
+from tests.integration.wire import CLOSE, PING, TEXT, frames, masked, upgrade
 
 Database = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -47,8 +49,9 @@ async def close_code(reader: asyncio.StreamReader) -> tuple[int | None, list[byt
         masked(b"", FIRST) + masked(b"", MIDDLE) * 5000,
         masked(b"\n") * 5000,
         masked(b"") * 5000,
+        masked(b"S") * 5000,
     ],
-    ids=["pings", "pongs", "fragments", "line feeds", "empty messages"],
+    ids=["pings", "pongs", "fragments", "line feeds", "empty messages", "pieces of a frame"],
 )
 async def test_a_flood_of_the_smallest_frames_ends_with_a_reason(running_gateway: Running, flood: bytes) -> None:
     before = refused("frame_rate")
@@ -122,6 +125,59 @@ async def test_what_was_said_before_the_end_is_heard(running_gateway: Running, d
         return len(await delivered(database, "leaves")) == 500
 
     await eventually("all deliveries", all_recorded)
+
+
+async def test_a_client_that_closes_and_does_not_read_does_not_keep_the_gateway_from_stopping(
+    running_gateway: Running, database: Database
+) -> None:
+    await database.execute(
+        "INSERT INTO notification (recipient_id, title, body) "
+        "SELECT 'deaf', 'n', repeat('x', 8000) FROM generate_series(1, 3000)"
+    )
+    async with raw_socket(running_gateway, "deaf") as (_, writer):
+        writer.write(masked(b"SUBSCRIBE\nid:1\ndestination:/user/queue/notifications\n\n\0"))
+        await eventually("it is sent more than it reads", lambda: waiting(running_gateway) > 100_000)
+        writer.write(masked(b"\x03\xe8", CLOSE))
+        await eventually("the session has ended", lambda: waiting(running_gateway) == 0)
+        await running_gateway.stop()
+
+
+def waiting(running: Running) -> int:
+    """Octets for sockets, in all sessions."""
+    return sum(session._queued for session in running.gateway._sessions)
+
+
+@pytest.mark.parametrize(
+    "flood", [masked(b"\xff"), masked(b"", PING) * 5000, b"\xff\xff"], ids=["text", "pings", "junk"]
+)
+async def test_who_does_not_wait_for_the_answer_to_the_handshake_leaves_no_traceback(
+    running_gateway: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, flood: bytes
+) -> None:
+    """The issuer's keys are waited for, for instance."""
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+    identify = running_gateway.gateway.identify
+
+    async def late(known: Identity | None, token: str | None) -> Identity:
+        waits.set()
+        await goes_on.wait()
+        return await identify(known, token)
+
+    monkeypatch.setattr(running_gateway.gateway, "identify", late)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running_gateway.port)
+    with caplog.at_level(logging.WARNING):
+        writer.write(upgrade("/stomp?token=x", "x"))
+        async with asyncio.timeout(20):
+            await waits.wait()
+            writer.write(flood)
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(65536):
+                    pass
+        goes_on.set()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        await running_gateway.stop()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_garbage_instead_of_http_is_no_event(running_gateway: Running, caplog: pytest.LogCaptureFixture) -> None:

@@ -122,6 +122,22 @@ class TestFrameRate:
             await opened.send("UNSUBSCRIBE\nid:1\nreceipt:still here\n\n\0")
             assert (await next_frame(opened)).headers["receipt-id"] == "still here"
 
+    async def test_nor_does_one_that_comes_after_unsubscribe(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        await database.execute(
+            "INSERT INTO notification (recipient_id, title) SELECT 'leaver', 'n' FROM generate_series(1, 300)"
+        )
+        async with socket(running_gateway) as opened:
+            await say_hello(opened, "leaver")
+            await opened.send("SUBSCRIBE\nid:1\ndestination:/user/queue/notifications\nack:client-individual\n\n\0")
+            acks = [(await next_frame(opened)).headers["ack"] for _ in range(300)]
+            await opened.send("UNSUBSCRIBE\nid:1\n\n\0")
+            for ack in acks:
+                await opened.send(f"ACK\nid:{ack}\n\n\0")
+            await opened.send("UNSUBSCRIBE\nid:1\nreceipt:still here\n\n\0")
+            assert (await next_frame(opened)).headers["receipt-id"] == "still here"
+
     async def test_an_ack_that_nobody_asked_for_counts(self, running_gateway: Running) -> None:
         async with socket(running_gateway) as opened:
             await say_hello(opened, "unasked")

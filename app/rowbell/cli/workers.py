@@ -71,6 +71,8 @@ def _reserve(settings: Settings) -> socket.socket:
     reserved = socket.socket(family, socket.SOCK_STREAM)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as `create_server` does for the workers
     reserved.bind(address)
     return reserved
 
@@ -102,6 +104,7 @@ class _Supervisor:
         stopping = {each for each in STOP_SIGNALS if signal.getsignal(each) != signal.SIG_IGN}
         self._watched = {signal.SIGCHLD, UP, *stopping}
         self._end, self._life = os.pipe()
+        self._pid = os.getpid()
 
     def run(self) -> int:
         """Start the first, and then do what signals and the clock say, until none runs any more."""
@@ -216,8 +219,9 @@ class _Supervisor:
     def _started(self, _: Settings, stop: Stop) -> None:
         """Called in the worker when clients can come to it."""
         asyncio.get_running_loop().add_reader(self._end, self._on_life, stop)
-        with suppress(ProcessLookupError):
-            os.kill(os.getppid(), UP)
+        if os.getppid() == self._pid:  # otherwise it is gone, and the parent is a stranger whom the signal would end
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, UP)
 
     def _on_life(self, stop: Stop) -> None:
         asyncio.get_running_loop().remove_reader(self._end)

@@ -20,7 +20,7 @@ from rowbell.auth import Identity
 from rowbell.errors import KeysUnavailable, TokenError
 from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
-from rowbell.gateway.subscription import Delivery
+from rowbell.gateway.subscription import PAGE, Delivery
 from rowbell.gateway.topics import DESTINATION
 from rowbell.metrics import REFUSED
 
@@ -305,9 +305,11 @@ class Session(ABC):
 
         One for each message is what the client was asked for; it may come much faster than a person acts.
         """
-        rate = self._gateway.settings.max_frame_rate
-        asked_for = min(answers, self._answers)
-        self._answers = min(self._answers - asked_for, self.max_unacknowledged * len(self._subscriptions))
+        settings = self._gateway.settings
+        rate, asked_for = settings.max_frame_rate, min(answers, self._answers)
+        # Also for what has been unsubscribed: the answers are on their way.
+        most = (settings.max_unacknowledged + PAGE) * settings.max_subscriptions
+        self._answers = min(self._answers - asked_for, most)
         if not rate or frames == asked_for:
             return
         now = asyncio.get_running_loop().time()

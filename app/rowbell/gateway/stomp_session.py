@@ -116,8 +116,7 @@ class StompSession(Session):
         """The client speaks first."""
 
     async def _take(self, data: str | bytes) -> None:
-        if not data.strip():
-            self._count_frames(1, 0)  # a heart-beat costs as much as a small frame
+        frames = self._stomp.frames
         self._stomp.receive_data(data)
         events = 0
         while self._closing is None and (event := self._next_event()) is not None:
@@ -125,6 +124,8 @@ class StompSession(Session):
             events += 1
             if events % EVENTS_A_TURN == 0:
                 await asyncio.sleep(0)  # one message may hold thousands of frames, and others have their turn
+        if self._closing is None and self._stomp.frames == frames:
+            self._count_frames(1, 0)  # a heart-beat, or a piece of a frame, costs as much as a small frame
 
     def _next_event(self) -> stomp.Event | None:
         frames, settlements = self._stomp.frames, self._stomp.settlements

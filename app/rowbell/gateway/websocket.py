@@ -19,6 +19,7 @@ from rowbell.metrics import REFUSED
 
 PIECE = 4096
 """Octets that are parsed at a time: seven hundred of the smallest frames, some milliseconds."""
+TOO_LARGE = 1009
 NOT_UTF8 = 1007
 """RFC 6455, 7.4.1: "data within a message that was not consistent with the type of the message"."""
 
@@ -150,6 +151,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             REFUSED[reason].inc()
             self.conn.fail(code, message)
             self.handle_parser_exception()
+
+    def handle_parser_exception(self) -> None:
+        if not self._is_refused:
+            self._is_refused = True
+            sent = self.conn.close_sent
+            REFUSED["frame" if sent is not None and sent.code == TOO_LARGE else "protocol"].inc()
+        if (
+            self.conn.close_sent is None
+        ):  # it was sent before the handshake's answer, and there is no WebSocket to close
+            self.transport.abort()
+        else:
+            super().handle_parser_exception()
+
+    def shutdown(self) -> None:
+        """uvicorn stops. What is closing already, with a client that does not read, must not be sent a close."""
+        if not self.transport.is_closing():
+            super().shutdown()
 
     # Sending.
 
