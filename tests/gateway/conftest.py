@@ -58,6 +58,7 @@ class Running:
 async def running_gateway(server: PostgresServer, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     """With the settings that the test names, if any, as the fixture's parameter."""
     settings: Settings = getattr(request, "param", Settings())
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests under nohup ignores it
     inbox = Inbox.connect(server.url("postgres"))
     presence, bus = MemoryPresence(), MemoryBus()
     gateway = Gateway(inbox, presence, bus, TOKENS, lambda: False, settings)  # not streaming: the sweep hurries

@@ -190,7 +190,7 @@ async def test_an_emoji_in_a_row_makes_no_difference(fresh_gateway: Gateway, dat
             await opened.enter_async_context(slow_reader(fresh_gateway, "emoji-0", plain=True))
         while lagging_of(fresh_gateway) < FEW:
             await insert_batch(database, "emoji", users=1, title="\N{BELL}\N{BEER MUG}")
-    assert max(memory) - memory[0] < FEW * OF_A_READER + LEEWAY
+    assert max(memory) - memory[0] < FEW * OF_A_READER + 2 * LEEWAY  # batches of changes have emoji, too
 
 
 async def test_a_page_of_large_rows_takes_no_more_than_other_rows(fresh_gateway: Gateway, database: Database) -> None:

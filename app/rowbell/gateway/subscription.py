@@ -31,7 +31,8 @@ PAGE = 200
 """Rows a query of bodies asks for: one page is what a socket holds beside its bounded queue."""
 
 PAGE_CHARACTERS = 1 << 20
-"""After so many the rest of a page is read again when they are written: 200 rows may have 8 MiB."""
+"""After so many the rest of a page, or of what a sweep found, is read again when they are written: 200 rows may have
+8 MiB."""
 
 HELD = 64
 """Live changes kept while the last page is read. Dropping one is safe, the sweep gives it: this saves its delay."""
@@ -192,7 +193,13 @@ class Subscription:
 
     def rescued(self, sweep: Sweep, changes: Iterable[Change], has_room: Callable[[], bool]) -> list[Delivery]:
         """The present rows behind what it missed, and tombstones. Then the floor rises to the sweep's snapshot."""
-        send = self._give_all(changes, has_room)
+        send: list[Delivery] = []
+        characters = 0
+        for change in changes:
+            # What is given here is queued later: the queue's own bound does not see it yet.
+            room = has_room if characters < PAGE_CHARACTERS else _no_room
+            send += self._give_all([change], room)
+            characters += len(change.json or "")
         if self.state is State.LIVE and self._follows(sweep):
             self.ledger.raise_floor(sweep.snapshot)
         return send
@@ -262,3 +269,7 @@ class Subscription:
 
     def _tombstone(self, id: int) -> Change:
         return Change(id, self.recipient, DELETED, 0, self._deleted[id])
+
+
+def _no_room() -> bool:
+    return False
