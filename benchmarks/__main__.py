@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import drain, latency
+from benchmarks import connects, cost, drain, latency, storm, weight
+
+BENCHMARKS = (weight, cost, connects, storm, latency, drain)
 
 if __name__ == "__main__":
-    sys.exit(max(benchmark.main([]) for benchmark in (latency, drain)))
+    sys.exit(max(benchmark.main([]) for benchmark in BENCHMARKS))

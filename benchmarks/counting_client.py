@@ -1,39 +1,61 @@
 """Many connected users in one process, at as little cost as Python has: it counts frames and knows which came.
 
-Run by `benchmarks.drain`: settings as JSON on standard input, results as JSON lines on standard output.
+Run by `benchmarks.clients`: a command a line, as JSON, on standard input, and a line of its own for the answer to each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sys
 import time
+from collections.abc import Iterable
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
 
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    "Sec-WebSocket-Protocol: v12.stomp\r\n\r\n"
+)
 CONNECT = "CONNECT\naccept-version:1.2\nhost:-\nAuthorization:Bearer {token}\n\n\0"
-SUBSCRIBE = "SUBSCRIBE\nid:1\ndestination:/user/queue/notifications\nack:auto\nreceipt:r\n\n\0"
+SUBSCRIBE = "SUBSCRIBE\nid:{id}\ndestination:{destination}\nack:auto\nreceipt:{id}\n\n\0"
+DESTINATIONS = ("/user/queue/notifications", "/user/queue/unread")
 ID = b"\nnotification-id:"
+
+LINE = 1 << 26
+"""Bytes of a command at most: it may have the tokens of thousands."""
+
+
+def masked(text: str) -> bytes:
+    """A client's WebSocket message, masked with zeros."""
+    data = text.encode()
+    length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
+    return b"\x81" + length + bytes(4) + data
 
 
 class Count:
     """What all users together have got."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, expected: int = 0) -> None:
         self.expected = expected
         self.ids: set[bytes] = set()
-        self.frames = 0
-        self.bytes = 0
-        self.subscribed = 0
-        self.replayed = 0
+        self.frames = self.bytes = self.replayed = self.numbers = 0
         self.first = self.last = 0.0
-        self.used = 0.0
+        self.began = self.used = time.process_time()
         self.whole = asyncio.Event()
+        self.trouble: str | None = None
+        if not expected:
+            self.whole.set()
 
     def take(self, frame: bytes) -> None:
-        begin = frame.index(ID) + len(ID)
+        begin = frame.find(ID) + len(ID)
+        if begin < len(ID):
+            self.numbers += 1  # of unread rows
+            return
         self.ids.add(frame[begin : frame.index(b"\n", begin)])
         self.replayed += b"\nreplayed:true\n" in frame
         if not self.frames:
@@ -44,37 +66,62 @@ class Count:
             self.last, self.used = time.time(), time.process_time()
             self.whole.set()
 
+    def fail(self, trouble: str) -> None:
+        self.trouble = self.trouble or trouble
+        self.whole.set()
+
+    async def result(self) -> dict[str, Any]:
+        await self.whole.wait()
+        if self.trouble is not None:
+            return {"error": self.trouble}
+        return {
+            "first": self.first,
+            "last": self.last,
+            "frames": self.frames,
+            "distinct": len(self.ids),
+            "replayed": self.replayed,
+            "numbers": self.numbers,
+            "bytes": self.bytes,
+            "cpu": self.used - self.began,
+        }
+
 
 class User(asyncio.Protocol):
     """One WebSocket, which understands what servers send without extensions: RFC 6455, section 5.2."""
 
-    def __init__(self, host: str, token: str, count: Count, subscribed: asyncio.Future[None]) -> None:
-        self._host, self._token, self._count, self._subscribed = host, token, count, subscribed
+    def __init__(self, crowd: Crowd, handshake: bytes, token: str | None, subscriptions: int) -> None:
+        self._crowd = crowd
+        self._handshake = handshake
+        self._connect = masked(CONNECT.format(token=token)) if token else None
+        self._subscriptions = SUBSCRIPTIONS[:subscriptions]
+        self._receipts = 0
         self._buffer = b""
         self._open = False
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when all subscriptions are live; without a token, when the socket is open."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = transport
-        transport.write(
-            f"GET /ws HTTP/1.1\r\nHost: {self._host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            "Sec-WebSocket-Protocol: v12.stomp\r\n\r\n".encode()
-        )
+        self.transport = transport
+        transport.write(self._handshake)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._count.whole.is_set():
-            print(json.dumps({"error": f"the gateway closed a connection: {error}"}), flush=True)
+        self._crowd.lost(self, f"the server closed a connection: {error}")
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         if not self._open:
-            head, end, self._buffer = self._buffer.partition(b"\r\n\r\n")
+            head, end, rest = self._buffer.partition(b"\r\n\r\n")
             if not end:
-                self._buffer = head
                 return
-            assert b" 101 " in head, head
+            self._buffer = rest
+            if b" 101 " not in head:
+                self._crowd.lost(self, head.decode("latin-1"))
+                return
             self._open = True
-            self._send(CONNECT.format(token=self._token))
+            if self._connect is None:
+                self.ready.set_result(None)
+            else:
+                self.transport.write(self._connect)
         at, buffer = 0, self._buffer
         while (size := len(buffer) - at) >= 2:
             length, begin = buffer[at + 1], at + 2
@@ -94,37 +141,87 @@ class User(asyncio.Protocol):
 
     def _take(self, frame: bytes) -> None:
         if frame.startswith(b"MESSAGE\n"):
-            self._count.take(frame)
+            self._crowd.count.take(frame)
         elif frame.startswith(b"CONNECTED\n"):
-            self._send(SUBSCRIBE)
+            for subscription in self._subscriptions:
+                self.transport.write(subscription)
         elif frame.startswith(b"RECEIPT\n"):
-            self._subscribed.set_result(None)
+            self._receipts += 1
+            if self._receipts == len(self._subscriptions):
+                self.ready.set_result(None)
+        elif frame.startswith(b"ERROR\n"):
+            self._crowd.lost(self, frame.decode())
 
-    def _send(self, text: str) -> None:
-        data = text.encode()
-        length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
-        self._transport.write(b"\x81" + length + bytes(4) + data)  # masked with zeros
+
+SUBSCRIPTIONS = [masked(SUBSCRIBE.format(id=id, destination=each)) for id, each in enumerate(DESTINATIONS, 1)]
+
+
+class Crowd:
+    """Its public methods are the commands."""
+
+    def __init__(self) -> None:
+        self.count = Count()
+        self._users: set[User] = set()
+
+    async def come(
+        self, places: list[tuple[str, str | None]], at_once: int, addresses: int, subscriptions: int
+    ) -> dict[str, Any]:
+        """Connect to each URL, with its token if it has one, so many at a time; done when the last one is ready.
+
+        From several addresses of this machine, as one has no more than some 28,000 ports.
+        """
+        began, queue = time.time(), iter(enumerate(places))
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(at_once):
+                tasks.create_task(self._come_one_by_one(queue, addresses, subscriptions))
+        return {"seconds": time.time() - began}
+
+    async def _come_one_by_one(
+        self, queue: Iterable[tuple[int, tuple[str, str | None]]], addresses: int, subscriptions: int
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number, (url, token) in queue:
+            place = urlsplit(url)
+            handshake = HANDSHAKE.format(path=place.path, host=place.netloc).encode()
+            user = User(self, handshake, token, subscriptions)
+            self._users.add(user)
+            source = (f"127.0.0.{2 + number % addresses}", 0)
+            await loop.create_connection(lambda user=user: user, place.hostname, place.port, local_addr=source)  # type: ignore[misc]
+            await user.ready
+
+    async def expect(self, frames: int) -> dict[str, Any]:
+        """Count anew, up to so many."""
+        self.count = Count(frames)
+        return {}
+
+    async def counted(self) -> dict[str, Any]:
+        """When all that was expected has come."""
+        return await self.count.result()
+
+    async def leave(self) -> dict[str, Any]:
+        """Close all connections; or, if the server is about to do so, do not mind."""
+        users, self._users = self._users, set()
+        for user in users:
+            user.transport.abort()
+        return {"left": len(users)}
+
+    def lost(self, user: User, why: str) -> None:
+        if user in self._users:
+            self._users.remove(user)
+            self.count.fail(why)
+            if not user.ready.done():
+                user.ready.set_exception(RuntimeError(why))
 
 
 async def main() -> None:
-    settings = json.loads(sys.stdin.readline())
-    loop = asyncio.get_running_loop()
-    count = Count(settings["expected"])
-    for url, token in settings["users"]:
-        place = urlsplit(url)
-        subscribed = loop.create_future()
-        await loop.create_connection(
-            lambda host=place.netloc, token=token, done=subscribed: User(host, token, count, done),  # type: ignore[misc]
-            place.hostname,
-            place.port,
-        )
-        await subscribed
-    before = time.process_time()
-    print(json.dumps({"subscribed": len(settings["users"])}), flush=True)
-    await count.whole.wait()
-    result = {"last": count.last, "first": count.first, "frames": count.frames, "distinct": len(count.ids)}
-    print(json.dumps(result | {"replayed": count.replayed, "cpu": count.used - before}), flush=True)
-    await asyncio.Event().wait()  # until we are killed: the sessions stay while deliveries are written
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    commands = asyncio.StreamReader(limit=LINE)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    crowd = Crowd()
+    while line := await commands.readline():
+        command = json.loads(line)
+        print(json.dumps(await getattr(crowd, command.pop("do"))(**command)), flush=True)
 
 
 if __name__ == "__main__":

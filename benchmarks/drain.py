@@ -1,17 +1,27 @@
-"""One transaction of many rows for many connected users: `python -m benchmarks.drain [--rows N] [--users N]`.
+"""Many rows for many connected users: `python -m benchmarks.drain [--mode MODE] [--rows N] [--users N]`.
 
-`ack:auto`, so each frame's delivery is recorded. The time is from the moment the commit is confirmed to the last frame,
-counted on the wire by one client process for all users (`benchmarks.counting_client`), and, apart, to the last recorded
-delivery. Processor time is what each process used from the commit to the last delivery.
+`ack:auto`, so each frame's delivery is recorded. Frames are counted on the wire by one client process for all users
+(`benchmarks.counting_client`). Processor time is what each process used until the last delivery was recorded.
+
+*postgres-only*: one transaction of all rows. The time is from the moment the commit is confirmed to the last frame,
+and, apart, to the last recorded delivery.
+
+*pipeline*: twice. First what dispatcher, RabbitMQ and gateways can do together: the dispatcher is halted (SIGSTOP), all
+records are written into its topic, and it goes on; the time is from the first frame to the last. The records are those
+of a row that Debezium wrote, with other ids and recipients, and of a transaction that stays open meanwhile: no gateway
+can find them in the table, so every frame has come all the way through Kafka and RabbitMQ. Then, as in the other modes,
+one transaction of all rows, through Debezium: whatever does not come within seconds is read from the table instead, by
+sweeps (*rescued*) and in pages, so it says how fast people get their rows, and not how fast the pipeline is.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +29,9 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import targets
+from benchmarks import machine, targets
+from benchmarks.clients import Clients
+from benchmarks.records import Topic
 from benchmarks.targets import Target
 
 PATIENCE = 120.0
@@ -27,95 +39,125 @@ PATIENCE = 120.0
 
 INSERT = """
     INSERT INTO notification (recipient_id, title, data)
-    SELECT 'drain-' || n %% %(users)s, 'Notification ' || n, '{"postId": "p-100"}' FROM generate_series(1, %(rows)s) n
+    SELECT %(prefix)s || n %% %(users)s, 'Notification ' || n, '{"postId": "p-100"}' FROM generate_series(1, %(rows)s) n
 """
+
+RESCUED = ("rowbell_events_total", {"by": "rescued"})
+
+MODES = ("postgres-only", "pipeline")
 
 
 @dataclass
 class Result:
-    target: str
+    title: str
     rows: int
-    first: float
-    """Seconds from the confirmed commit to the first frame, and to the last; both of all users."""
-    last: float
+    begun: float
+    """When the commit was confirmed; or when the first frame came, where what comes before is not measured."""
+    counted: dict[str, Any]
+    """See `Clients.counted`."""
     recorded: float
-    """Seconds to the last recorded delivery."""
-    frames: int
-    distinct: int
-    replayed: int
-    """Frames that came by paging, because a socket's queue was full."""
+    """When the last delivery was in the table."""
+    rescued: int
+    """Frames that came by a sweep."""
     cpu: dict[str, float]
     """Name → seconds of processor time."""
-    client: float
+
+    @property
+    def is_whole(self) -> bool:
+        return self.counted["frames"] == self.counted["distinct"] == self.rows
 
 
-def measure(target: Target, rows: int, users: int) -> Result:
-    command = [sys.executable, "-m", "benchmarks.counting_client"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
-        try:
-            return _measure(target, rows, users, client)
-        finally:
-            client.kill()
-
-
-def _measure(target: Target, rows: int, users: int, client: subprocess.Popen[str]) -> Result:
-    assert client.stdin is not None
-    places = [(target.urls[n % len(target.urls)], target.token(f"drain-{n}")) for n in range(users)]
-    client.stdin.write(json.dumps({"users": places, "expected": rows}) + "\n")
-    client.stdin.flush()
-    _said(client, "subscribed")
-    with psycopg.connect(target.database_url, autocommit=True) as database:
+def commit(target: Target, rows: int, users: int) -> Result:
+    """One transaction of all rows."""
+    prefix = "drain-"
+    with _connected(target, prefix, rows, users) as (clients, database):
+        rescued = target.counter(*RESCUED)
         with database.transaction():
-            database.execute(INSERT, {"rows": rows, "users": users})
+            database.execute(INSERT, {"prefix": prefix, "rows": rows, "users": users})
             before = target.cpu()
         committed = time.time()
-        said = _said(client, "last")
-        recorded = _wait_until_recorded(database, rows)
-        # While the connection is open: a process that ends between two looks at /proc would be in neither.
-        used = {name: seconds - before[name] for name, seconds in target.cpu().items() if name != "this benchmark"}
-    return Result(
-        target.name,
-        rows,
-        said["first"] - committed,
-        said["last"] - committed,
-        recorded - committed,
-        said["frames"],
-        said["distinct"],
-        said["replayed"],
-        used,
-        said["cpu"],
-    )
+        title = f"{target.name}: one transaction of {rows:,} rows"
+        return _result(title, committed, target, rows, before, rescued, clients, database, prefix)
 
 
-def _said(client: subprocess.Popen[str], what: str) -> dict[str, Any]:
-    """The client's next line, which must tell this."""
-    assert client.stdout is not None
-    line = client.stdout.readline()
-    said: dict[str, Any] = json.loads(line) if line else {"error": "the counting client ended"}
-    if what not in said:
-        raise RuntimeError(said["error"])
-    return said
+def catch_up(target: Target, rows: int, users: int) -> Result:
+    """Records that wait in the topic of a dispatcher."""
+    prefix = "caught-up-"
+    assert target.stack is not None
+    with _connected(target, prefix, rows, users) as (clients, database), Topic(target.stack.settings_env) as topic:
+        pattern = topic.pattern(database)
+        with psycopg.connect(target.database_url) as writer:  # its transaction stays open until all have come
+            tx = _value(writer, "SELECT pg_current_xact_id()::text::bigint")
+            rescued = target.counter(*RESCUED)
+            target.stack.kill("dispatcher", signal.SIGSTOP)
+            try:
+                topic.write(pattern.record(number, f"{prefix}{number % users}", tx) for number in range(rows))
+                before = target.cpu()
+            finally:
+                target.stack.kill("dispatcher", signal.SIGCONT)
+            title = f"{target.name}: {rows:,} records that wait in Kafka"
+            return _result(title, None, target, rows, before, rescued, clients, database, prefix)
 
 
-def _wait_until_recorded(database: psycopg.Connection, rows: int) -> float:
-    count = "SELECT count(*) FROM notification_delivery WHERE user_id LIKE 'drain-%'"
+@contextmanager
+def _connected(
+    target: Target, prefix: str, rows: int, users: int
+) -> Iterator[tuple[Clients, psycopg.Connection[tuple[Any, ...]]]]:
+    """The users, who wait for so many rows; and the database."""
+    with Clients() as clients, psycopg.connect(target.database_url, autocommit=True) as database:
+        clients.come([(target.urls[n % len(target.urls)], target.token(f"{prefix}{n}")) for n in range(users)], 1)
+        clients.expect(rows)
+        yield clients, database
+
+
+def _result(
+    title: str,
+    begun: float | None,
+    target: Target,
+    rows: int,
+    before: dict[str, float],
+    rescued: float,
+    clients: Clients,
+    database: psycopg.Connection[tuple[Any, ...]],
+    prefix: str,
+) -> Result:
+    counted = clients.counted()
+    recorded = _wait_until_recorded(database, prefix, rows)
+    # While the connection is open: a process that ends between two looks at /proc would be in neither.
+    used = {name: seconds - before[name] for name, seconds in target.cpu().items() if name != "this benchmark"}
+    rescued = target.counter(*RESCUED) - rescued
+    return Result(title, rows, begun or counted["first"], counted, recorded, int(rescued), used)
+
+
+def _wait_until_recorded(database: psycopg.Connection[tuple[Any, ...]], prefix: str, rows: int) -> float:
     deadline = time.time() + PATIENCE
-    while database.execute(count).fetchone() != (rows,):
+    count = "SELECT count(*) FROM notification_delivery WHERE starts_with(user_id, %s)"
+    while _value(database, count, prefix) != rows:
         if time.time() > deadline:
             raise RuntimeError(f"not all deliveries were recorded within {PATIENCE:.0f} s")
         time.sleep(0.05)
     return time.time()
 
 
+def _value(database: psycopg.Connection[tuple[Any, ...]], query: str, *arguments: object) -> int:
+    row = database.execute(query, arguments).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def show(results: list[Result]) -> None:
     for result in results:
-        table = Table(title=f"Drain of {result.rows} rows, {result.target}", show_header=False)
-        table.add_row("messages/s, commit → last frame", f"{result.rows / result.last:,.0f}")
-        table.add_row("first frame, last frame, last delivery", _seconds(result.first, result.last, result.recorded))
-        table.add_row("frames, distinct, of them paged", f"{result.frames}, {result.distinct}, {result.replayed}")
-        for name, seconds in {**result.cpu, "client": result.client}.items():
-            table.add_row(f"processor a message: {name}", f"{seconds / result.rows * 1e6:.1f} µs")
-        Console(width=100).print(table)
+        counted, seconds = result.counted, result.counted["last"] - result.begun
+        first, recorded = counted["first"] - result.begun, result.recorded - result.begun
+        live = result.rows - counted["replayed"] - result.rescued
+        table = Table(title=f"{result.title}\n{machine.describe()}", show_header=False)
+        table.add_row("messages/s, until the last frame", f"{result.rows / seconds:,.0f}")
+        table.add_row("first frame, last frame, last delivery", _seconds(first, seconds, recorded))
+        table.add_row("frames, distinct", f"{counted['frames']}, {counted['distinct']}")
+        table.add_row("live, rescued, paged", f"{live / result.rows:.1%}, {result.rescued}, {counted['replayed']}")
+        for name, used in {**result.cpu, "client": counted["cpu"]}.items():
+            table.add_row(f"processor a message: {name}", f"{used / result.rows * 1e6:.1f} µs")
+        Console(width=110).print(table)
 
 
 def _seconds(*values: float) -> str:
@@ -124,17 +166,24 @@ def _seconds(*values: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000, help="of the transaction (default: %(default)s)")
+    parser.add_argument("--mode", choices=MODES, help="which one (default: each in turn)")
+    parser.add_argument("--rows", type=int, default=100_000, help="how many (default: %(default)s)")
     parser.add_argument("--users", type=int, default=200, help="connected once each (default: %(default)s)")
-    parser.add_argument("--gateways", type=int, nargs="+", default=[1, 2], help="processes to try (default: 1 2)")
+    parser.add_argument(
+        "--gateways", type=int, nargs="+", default=[1, 2], help="processes to try, without a pipeline (default: 1 2)"
+    )
     args = parser.parse_args(arguments)
     results = []
-    for gateways in args.gateways:
-        start = targets.embedded if gateways == 1 else lambda n=gateways: targets.postgres_only(n)
-        with start() as target:
-            results.append(measure(target, args.rows, args.users))
+    if args.mode in (None, "postgres-only"):
+        for gateways in args.gateways:
+            with targets.embedded() if gateways == 1 else targets.postgres_only(gateways) as target:
+                results.append(commit(target, args.rows, args.users))
+    if args.mode in (None, "pipeline"):
+        with targets.pipeline() as target:
+            results.append(catch_up(target, args.rows, args.users))
+            results.append(commit(target, args.rows, args.users))
     show(results)
-    return 1 if any(result.frames != result.rows or result.distinct != result.rows for result in results) else 0
+    return 0 if all(result.is_whole for result in results) else 1
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+import psycopg
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,6 +26,14 @@ from rowbell.inbox.schema import migrate
 from stack import Stack
 
 START_SECONDS = 30.0
+
+UNLIMITED = {
+    "ROWBELL_MAX_CONNECTIONS": "0",
+    "ROWBELL_MAX_CONNECT_RATE": "0",
+    "ROWBELL_MAX_CONNECT_RATE_PER_ADDRESS": "0",
+    "ROWBELL_MAX_SESSIONS_PER_USER": "0",
+}
+"""Settings of a gateway that takes everybody who comes."""
 
 IN_GATEWAY = "rowbell_commit_to_socket_seconds"
 IN_DISPATCHER = "rowbell_commit_to_dispatch_seconds"
@@ -46,6 +56,10 @@ class Target:
     """Name → pid of a process that is counted with all that it started."""
     metrics: Sequence[str] = ()
     """URLs of every process's metrics."""
+    stack: Stack | None = None
+    """Of the pipeline."""
+    statements: Path | None = None
+    """Where PostgreSQL logs each statement of the gateway, if it does."""
 
     def token(self, user: str) -> str:
         return Tokens(self.secret).issue(user, 3600)
@@ -62,6 +76,16 @@ class Target:
             **{name: used.get(pid, 0.0) for name, pid in self.processes.items()},
             "this benchmark": time.process_time(),
         }
+
+    def counter(self, metric: str, labels: Mapping[str, str]) -> float:
+        """Over all processes."""
+        return sum(
+            sample.value
+            for url in self.metrics
+            for family in text_string_to_metric_families(requests.get(url, timeout=5).text)
+            for sample in family.samples
+            if sample.name == metric and sample.labels == labels
+        )
 
     def histogram(self, metric: str) -> tuple[float, float]:
         """(sum of seconds, count) over all processes."""
@@ -87,6 +111,7 @@ def pipeline() -> Iterator[Target]:
             stack.settings_env["ROWBELL_JWT_SECRET"],
             trees={name: program.pid for name, program in stack.programs().items()},
             metrics=[f"http://127.0.0.1:{port}/metrics" for port in ports["metrics"]],
+            stack=stack,
         )
 
 
@@ -118,44 +143,107 @@ def embedded() -> Iterator[Target]:
         )
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a gateway needs, without a gateway."""
+
+    env: Mapping[str, str]
+    """Its settings; its database login is `gateway`."""
+    database_url: str
+    """Of whoever owns the tables."""
+    superuser_url: str
+    log: Path
+    """PostgreSQL's."""
+
+    def gateway(self) -> AbstractContextManager[Gateway]:
+        return _gateway(self.env)
+
+    def token(self, user: str) -> str:
+        return Tokens(self.env["ROWBELL_JWT_SECRET"]).issue(user, 3600)
+
+
 @contextmanager
-def postgres_only(gateways: int) -> Iterator[Target]:
-    """So many gateways beside one PostgreSQL, that of embedded mode."""
+def beside(settings: Mapping[str, str]) -> Iterator[Beside]:
+    """A PostgreSQL, for gateways with these settings that come and go; all of them have the same port."""
+    with _temporary_home() as home, _database(home) as (server, env):
+        superuser_url = f"postgresql://postgres:{home.secret('postgres')}@127.0.0.1:{server.port}/postgres"
+        settings = {**env, **settings, "ROWBELL_PORT": str(free_port())}
+        yield Beside(settings, server.url("rowbell"), superuser_url, server.log)
+
+
+@contextmanager
+def fed(reader: int) -> Iterator[Target]:
+    """A gateway whose bus is the pipe with this file descriptor; see `benchmarks.fed_gateway`."""
     with _temporary_home() as home, ExitStack() as stack:
-        server = stack.enter_context(EmbeddedPostgres(home, _free_port()))
-        migrate(server.url("rowbell"))
-        server.grant_roles()
-        secret = home.secret("jwt")
-        env = {"ROWBELL_DATABASE_URL": server.url("gateway"), "ROWBELL_JWT_SECRET": secret}
-        started = [stack.enter_context(_gateway(env)) for _ in range(gateways)]
+        server, env = stack.enter_context(_database(home))
+        program = ("-m", "benchmarks.fed_gateway", str(reader))
+        gateway = stack.enter_context(_process(env | UNLIMITED, program, [reader]))
+        processes = {"gateway": gateway.pid}
+        yield Target("fed", [gateway.url], server.url("rowbell"), env["ROWBELL_JWT_SECRET"], processes)
+
+
+@contextmanager
+def postgres_only(
+    gateways: int, settings: Mapping[str, str] = MappingProxyType({}), logged: bool = False
+) -> Iterator[Target]:
+    """So many gateways, with these settings, beside one PostgreSQL, that of embedded mode.
+
+    `logged`: it logs their statements.
+    """
+    with _temporary_home() as home, ExitStack() as stack:
+        server, env = stack.enter_context(_database(home))
+        if logged:
+            _log_statements(home, server)
+        started = [stack.enter_context(_gateway({**env, **settings})) for _ in range(gateways)]
         yield Target(
             f"{gateways} × Postgres-only",
             [gateway.url for gateway in started],
             server.url("rowbell"),
-            secret,
+            env["ROWBELL_JWT_SECRET"],
             processes={f"gateway {number}": gateway.pid for number, gateway in enumerate(started, 1)},
             trees={"PostgreSQL": _postmaster(home)},
             metrics=[gateway.metrics for gateway in started],
+            statements=server.log if logged else None,
         )
 
 
+def _log_statements(home: Home, server: EmbeddedPostgres) -> None:
+    superuser = f"postgresql://postgres:{home.secret('postgres')}@127.0.0.1:{server.port}/postgres"
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        connection.execute("ALTER ROLE gateway SET log_statement = 'all'")
+
+
+@contextmanager
+def _database(home: Home) -> Iterator[tuple[EmbeddedPostgres, dict[str, str]]]:
+    """A PostgreSQL with the tables, and the settings of a gateway beside it."""
+    with EmbeddedPostgres(home, free_port()) as server:
+        migrate(server.url("rowbell"))
+        server.grant_roles()
+        yield server, {"ROWBELL_DATABASE_URL": server.url("gateway"), "ROWBELL_JWT_SECRET": home.secret("jwt")}
+
+
 @dataclass(frozen=True)
-class _Gateway:
+class Gateway:
     pid: int
     url: str
     metrics: str
 
 
+def _gateway(env: Mapping[str, str], *options: str) -> AbstractContextManager[Gateway]:
+    return _process(env, ("-m", "rowbell", "serve", *options))
+
+
 @contextmanager
-def _gateway(env: Mapping[str, str], *options: str) -> Iterator[_Gateway]:
-    port, metrics = _free_port(), _free_port()
+def _process(env: Mapping[str, str], program: Sequence[str], pass_fds: Sequence[int] = ()) -> Iterator[Gateway]:
+    port, metrics = int(env.get("ROWBELL_PORT") or free_port()), free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ROWBELL_")}
-    environ |= {**env, "ROWBELL_METRICS_PORT": str(metrics), "ROWBELL_LOG_LEVEL": "warning"}
-    command = [sys.executable, "-m", "rowbell", "serve", "--port", str(port), *options]
-    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+    environ |= {"ROWBELL_PORT": str(port), "ROWBELL_METRICS_PORT": str(metrics), "ROWBELL_LOG_LEVEL": "warning", **env}
+    process = subprocess.Popen(
+        [sys.executable, *program], env=environ, stdout=subprocess.DEVNULL, pass_fds=tuple(pass_fds)
+    )
     try:
         _wait_until_ready(process, port)
-        yield _Gateway(process.pid, f"ws://127.0.0.1:{port}/ws", f"http://127.0.0.1:{metrics}/metrics")
+        yield Gateway(process.pid, f"ws://127.0.0.1:{port}/ws", f"http://127.0.0.1:{metrics}/metrics")
     finally:
         process.terminate()
         process.wait(START_SECONDS)
@@ -188,7 +276,7 @@ def _postmaster(home: Home) -> int:
     return int((home.path / "embedded" / "postmaster.pid").read_text().split()[0])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
