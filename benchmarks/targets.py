@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-import psycopg
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -58,8 +57,6 @@ class Target:
     """URLs of every process's metrics."""
     stack: Stack | None = None
     """Of the pipeline."""
-    statements: Path | None = None
-    """Where PostgreSQL logs each statement of the gateway, if it does."""
 
     def token(self, user: str) -> str:
         return Tokens(self.secret).issue(user, 3600)
@@ -183,17 +180,10 @@ def fed(reader: int) -> Iterator[Target]:
 
 
 @contextmanager
-def postgres_only(
-    gateways: int, settings: Mapping[str, str] = MappingProxyType({}), logged: bool = False
-) -> Iterator[Target]:
-    """So many gateways, with these settings, beside one PostgreSQL, that of embedded mode.
-
-    `logged`: it logs their statements.
-    """
+def postgres_only(gateways: int, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Target]:
+    """So many gateways, with these settings, beside one PostgreSQL, that of embedded mode."""
     with _temporary_home() as home, ExitStack() as stack:
         server, env = stack.enter_context(_database(home))
-        if logged:
-            _log_statements(home, server)
         started = [stack.enter_context(_gateway({**env, **settings})) for _ in range(gateways)]
         yield Target(
             f"{gateways} × Postgres-only",
@@ -203,14 +193,7 @@ def postgres_only(
             processes={f"gateway {number}": gateway.pid for number, gateway in enumerate(started, 1)},
             trees={"PostgreSQL": _postmaster(home)},
             metrics=[gateway.metrics for gateway in started],
-            statements=server.log if logged else None,
         )
-
-
-def _log_statements(home: Home, server: EmbeddedPostgres) -> None:
-    superuser = f"postgresql://postgres:{home.secret('postgres')}@127.0.0.1:{server.port}/postgres"
-    with psycopg.connect(superuser, autocommit=True) as connection:
-        connection.execute("ALTER ROLE gateway SET log_statement = 'all'")
 
 
 @contextmanager

@@ -51,7 +51,8 @@ class Client:
             text = await self._opened.recv()
         assert isinstance(text, str)
         self.texts.append(text)
-        return self.all[-1]
+        taken: dict[str, Any] = json.loads(text)
+        return taken
 
     async def until(self, type: str, **members: Any) -> dict[str, Any]:
         """The next of this type with these members."""

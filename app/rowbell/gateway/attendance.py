@@ -33,6 +33,8 @@ class Attendance:
         """Tracks when everybody is added again (the loop's clock)."""
         self._failing = False
         """Did the last write fail? Then nobody waits for the next."""
+        self._slow = False
+        """Did somebody wait in vain since the last write? It is said once: thousands wait when all come at once."""
         self._left = False
         self._told: asyncio.Future[None] | None = None
         """Done when what changed by now has been written, or could not be."""
@@ -63,7 +65,9 @@ class Attendance:
             async with asyncio.timeout(PATIENCE):
                 await asyncio.shield(self._told)
         except TimeoutError:
-            log.warning("presence_slow", waited=PATIENCE)
+            if not self._slow:
+                log.warning("presence_slow", waited=PATIENCE)
+            self._slow = True
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -78,6 +82,7 @@ class Attendance:
                 self._keep(changed, error)
             else:
                 self._failing, delays = False, backoff()
+            self._slow = False
             if told is not None and not told.done():
                 told.set_result(None)
             if self._failing:

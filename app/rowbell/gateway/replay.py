@@ -83,7 +83,7 @@ class Pager:
     async def _run_rows(self, offer: Callable[[Change], Awaitable[None]]) -> None:
         while True:
             await self._rows_asked.wait()
-            pages = _take(self._pages, ROWS_A_QUERY // PAGE)
+            pages = _take(self._pages, ROWS_A_QUERY, len)
             whole = frozenset(self._whole)
             self._whole -= whole
             if not self._pages:
@@ -100,11 +100,14 @@ class Pager:
                     await asyncio.sleep(0)
 
 
-def _take(queue: deque[tuple[Feed, Request]], most: int) -> list[tuple[Feed, Request]]:
-    """The oldest requests of feeds that are still open."""
+def _take(
+    queue: deque[tuple[Feed, Request]], most: int, size: Callable[[Request], int] = lambda request: 1
+) -> list[tuple[Feed, Request]]:
+    """The oldest requests of feeds that are still open: so many, or of this size together; one at the least."""
     taken: list[tuple[Feed, Request]] = []
-    while queue and len(taken) < most:
+    while queue and (most > 0 or not taken):
         feed, request = queue.popleft()
         if feed.open:
             taken.append((feed, request))
+            most -= size(request)
     return taken
