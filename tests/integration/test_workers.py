@@ -54,7 +54,7 @@ async def workers(system: System, log: Path) -> AsyncIterator[Workers]:
     serving = await asyncio.to_thread(Workers, system, log)
     with running(serving):
         await eventually("all of them are there", lambda: len(serving.pids()) == WORKERS)
-        await eventually("both are up", lambda: log.read_text().count("bus_connected") == WORKERS)
+        await eventually("both are up", lambda: log.read_text().count("bus_connected") == WORKERS, 60)
         yield serving
         assert await asyncio.to_thread(serving.stop) == 0, serving.tail()
 
