@@ -29,7 +29,7 @@ REFUSED = {
         "marks", "protocol", "destination", "topic", "expired", "revoked", "heart_beat",
     )
 }  # fmt: skip
-"""Reason → counter; the reasons are those of `rowbell.errors.Refused`, and then of `Session.fail`."""
+"""Reason → counter; the reasons are those of `rowbell.errors.Refused`, and of what ends a session."""
 SUBSCRIPTIONS = Gauge("rowbell_subscriptions", "Subscriptions")
 _lagging = Counter(
     "rowbell_lagging_total", "Times a subscription was sent no more for a while, by the reason", ["reason"]

@@ -11,7 +11,7 @@ import pytest
 
 from rowbell.auth import Identity
 from rowbell.config import Settings
-from rowbell.gateway.session import BURST
+from rowbell.gateway.pace import BURST
 from tests.gateway.conftest import Running
 from tests.gateway.test_gateway import next_frame, raw_socket, say_hello, socket
 from tests.gateway.test_limits import refused

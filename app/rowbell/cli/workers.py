@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from rowbell.backoff import backoff
+from rowbell.cli.serve import Started
 from rowbell.cli.status import INTERRUPTED, failed
 from rowbell.config import Settings
 from rowbell.errors import RowbellError, SettingsError
@@ -30,8 +31,7 @@ from rowbell.logs import get_logger
 
 log = get_logger("workers")
 
-Stop = Callable[[], None]
-Serve = Callable[[Settings, Callable[[Settings, Stop], None]], int]
+Serve = Callable[[Settings, Started], int]
 """Serves until it is stopped, with the exit status; calls back with what stops it, when clients can come."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -216,13 +216,13 @@ class _Supervisor:
             sys.stderr.flush()
             os._exit(status)  # what stands above on the stack is the supervisor's
 
-    def _started(self, _: Settings, stop: Stop) -> None:
+    def _started(self, _: Settings, stop: Callable[[], None]) -> None:
         """Called in the worker when clients can come to it."""
         asyncio.get_running_loop().add_reader(self._end, self._on_life, stop)
         if os.getppid() == self._pid:  # otherwise it is gone, and the parent is a stranger whom the signal would end
             with suppress(ProcessLookupError):
                 os.kill(self._pid, UP)
 
-    def _on_life(self, stop: Stop) -> None:
+    def _on_life(self, stop: Callable[[], None]) -> None:
         asyncio.get_running_loop().remove_reader(self._end)
         stop()

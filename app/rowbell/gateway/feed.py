@@ -134,13 +134,11 @@ class Feed:
         """Must ACKs come before it goes on?"""
         if self.auto:
             return False
-        stalled, self._stalled = (
-            self._stalled,
-            len(self._session.unacknowledged(self)) >= self._session.max_unacknowledged,
-        )
-        if self._stalled and not stalled:
+        stalls = len(self._session.unacknowledged(self)) >= self._session.max_unacknowledged
+        if stalls and not self._stalled:
             LAGGING_UNACKNOWLEDGED.inc()
-        return self._stalled
+        self._stalled = stalls
+        return stalls
 
     def _tell_begun(self) -> None:
         begun, self._begun = self._begun, None

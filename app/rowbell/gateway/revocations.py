@@ -18,10 +18,12 @@ class Revocations:
 
     def learn(self, revocations: Iterable[Revocation]) -> bool:
         """Is any of these news?"""
-        news = [each for each in revocations if each.before > self._before.get(each.user, 0.0)]
-        for user, before in news:
-            self._before[user] = max(before, self._before.get(user, 0.0))
-        return bool(news)
+        is_news = False
+        for user, before in revocations:
+            if before > self._before.get(user, 0.0):
+                self._before[user] = before
+                is_news = True
+        return is_news
 
     def refuse(self, identity: Identity) -> bool:
         """Was this identity's token taken back? One that does not say when it was issued (`iat`) is, with any other."""

@@ -37,7 +37,6 @@ MANY = 1_000_000
 
 Stop = Callable[[], None]
 
-
 CLIENTS_MISTAKES = {
     "ASGI callable returned without completing handshake.",
     "Invalid HTTP request received.",

@@ -20,6 +20,7 @@ from rowbell.auth import Identity
 from rowbell.errors import KeysUnavailable, TokenError
 from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
+from rowbell.gateway.pace import Pace
 from rowbell.gateway.subscription import PAGE, Delivery
 from rowbell.gateway.topics import DESTINATION
 from rowbell.metrics import REFUSED
@@ -48,10 +49,8 @@ PROMISES = 1000
 ANSWER_CHARACTERS = 64 * 1024
 """Answers that may wait for a client that asks for them and does not read."""
 
-BURST = 2.0
-"""Seconds' worth of frames that a client may send at once."""
-
-NORMAL, PROTOCOL_ERROR, POLICY_VIOLATION, RESTARTING, TRY_AGAIN_LATER = 1000, 1002, 1008, 1012, 1013
+NORMAL, PROTOCOL_ERROR, NOT_UTF8, POLICY_VIOLATION, TOO_LARGE = 1000, 1002, 1007, 1008, 1009
+RESTARTING, TRY_AGAIN_LATER = 1012, 1013
 """WebSocket close codes: RFC 6455, section 7.4.1, and the IANA registry."""
 
 
@@ -80,8 +79,7 @@ class Session(ABC):
         self._task: asyncio.Task[Any] | None = None
         now = asyncio.get_running_loop().time()
         self._opened_at = self._received_at = self._sent_at = now
-        self._frames_due = 0.0
-        """Tracks when the client's next frame would come, if they came as evenly as the limit allows."""
+        self._pace = Pace(gateway.settings.max_frame_rate)
         self._answers = 0
         """Tracks for how many messages the client may still send an ACK or NACK that does not count."""
         self._identity = identity
@@ -305,18 +303,15 @@ class Session(ABC):
 
         One for each message is what the client was asked for; it may come much faster than a person acts.
         """
-        settings = self._gateway.settings
-        rate, asked_for = settings.max_frame_rate, min(answers, self._answers)
+        settings, asked_for = self._gateway.settings, min(answers, self._answers)
         # Also for what has been unsubscribed: the answers are on their way.
         most = (settings.max_unacknowledged + PAGE) * settings.max_subscriptions
         self._answers = min(self._answers - asked_for, most)
-        if not rate or frames == asked_for:
+        if frames == asked_for:
             return
-        now = asyncio.get_running_loop().time()
-        self._frames_due = max(self._frames_due, now) + (frames - asked_for) / rate
-        if self._frames_due > now + BURST:
+        if self._pace.is_passed(asyncio.get_running_loop().time(), frames - asked_for):
             self._fail(
-                f"more than {rate} frames a second",
+                f"more than {settings.max_frame_rate} frames a second",
                 "Send fewer, or mark several rows as read with one frame.",
                 code=POLICY_VIOLATION,
                 reason="frame_rate",

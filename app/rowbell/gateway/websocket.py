@@ -14,25 +14,24 @@ from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from rowbell.gateway.session import BURST, POLICY_VIOLATION
+from rowbell.gateway.pace import Pace
+from rowbell.gateway.session import NOT_UTF8, POLICY_VIOLATION, TOO_LARGE
+from rowbell.gateway.web import Web
 from rowbell.metrics import REFUSED
 
 PIECE = 4096
 """Octets that are parsed at a time: seven hundred of the smallest frames, some milliseconds."""
-TOO_LARGE = 1009
-NOT_UTF8 = 1007
-"""RFC 6455, 7.4.1: "data within a message that was not consistent with the type of the message"."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self._max_rate: int = self.config.app.settings.max_frame_rate  # type: ignore[union-attr]
-        """Pings, pongs and fragments a second; 0: no limit."""
+        assert isinstance(self.config.app, Web)
+        self._max_rate = self.config.app.settings.max_frame_rate
+        self._pace = Pace(self._max_rate)
+        """Tracks how fast pings, pongs and fragments come."""
         self._unparsed = bytearray()
         """Tracks what has been read and comes after a message that the application has not taken."""
-        self._small_due = 0.0
-        """Tracks when the next small frame would come, if they came as evenly as the limit allows."""
         self._is_refused = False
         """Tracks whether the connection has been ended for what the client sent: nothing of it is parsed any more."""
         self._pong = b""
@@ -134,11 +133,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._count()
 
     def _count(self) -> None:
-        if not self._max_rate:
-            return
-        now = self.loop.time()
-        self._small_due = max(self._small_due, now) + 1 / self._max_rate
-        if self._small_due > now + BURST:
+        if self._pace.is_passed(self.loop.time()):
             self._refuse(POLICY_VIOLATION, f"more than {self._max_rate} frames a second", "frame_rate")
 
     def _refuse(self, code: int, message: str, reason: str) -> None:

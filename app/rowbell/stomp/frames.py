@@ -45,7 +45,7 @@ class Parser:
     def __init__(self, limits: Limits) -> None:
         self.limit = limits.frame
         """Octets a frame may have. May be changed between frames, as may `version`."""
-        self._limits = limits
+        self.limits = limits
         self.version = "1.0"
         """Which escapes the next head has; 1.0 has none."""
 
@@ -121,7 +121,7 @@ class Parser:
             self._await_head()
             return False
         body = end + len(self._blank_line)
-        self._command, self._headers = parse_head(_text(buffer[start:end]), self.version, self._limits)
+        self._command, self._headers = parse_head(_text(buffer[start:end]), self.version, self.limits)
         self.head_size = body - start
         self._position = self._searched = body
         length = self._headers.get("content-length")
@@ -188,8 +188,8 @@ class Parser:
     def _check_size(self, body: int) -> None:
         if self.head_size + body >= self.limit:
             raise self._too_large()
-        if body > self._limits.body:
-            raise self._error(f"The body is larger than {self._limits.body} octets", reason="body")
+        if body > self.limits.body:
+            raise self._error(f"The body is larger than {self.limits.body} octets", reason="body")
 
     def _too_large(self) -> ProtocolError:
         return self._error(f"The frame is larger than {self.limit} octets", reason="frame")

@@ -23,3 +23,6 @@ class Limits(msgspec.Struct, frozen=True):
 
     body: int = 32 * 1024
     """Octets of a body. A thousand ids to mark as read have 17 KiB, a token 8."""
+
+
+DEFAULTS = Limits()

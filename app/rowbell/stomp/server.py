@@ -52,7 +52,7 @@ from rowbell.stomp.events import (
     Unsubscribe,
 )
 from rowbell.stomp.frames import Frame, Parser, encode, octets
-from rowbell.stomp.limits import Limits
+from rowbell.stomp.limits import DEFAULTS, Limits
 from rowbell.stomp.negotiation import (
     HEART_BEAT,
     NO_BEATS,
@@ -66,7 +66,6 @@ from rowbell.stomp.transaction import Held, Settlement, Transactions
 
 __all__ = [
     "HEART_BEAT",
-    "LIMITS",
     "Abort",
     "Ack",
     "AckMode",
@@ -92,8 +91,6 @@ _ACK_MODES: dict[str, AckMode] = {"auto": "auto", "client": "client", "client-in
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-
-LIMITS = Limits()
 
 _NO_MESSAGE = 0
 """Instead of the number of a message, the first of which is 1."""
@@ -130,7 +127,7 @@ class Connection:
         subprotocol: str | None = None,
         server: str = "rowbell",
         beat: tuple[int, int] = (10_000, 10_000),
-        limits: Limits = LIMITS,
+        limits: Limits = DEFAULTS,
     ) -> None:
         if not _SESSION.fullmatch(session):
             raise LocalProtocolError(f"The session {session!r} must consist of letters, digits, - and _.")
@@ -148,7 +145,6 @@ class Connection:
         self._state = State.AWAITING_CONNECT
         self._parser = Parser(limits)
         self._parser.limit = min(limits.first_frame, limits.frame)
-        self._limit = limits.frame
 
         # Tracks what the client is subscribed to, by id. Empty where no message may be sent.
         self._subscriptions: dict[str, Subscription] = {}
@@ -157,7 +153,7 @@ class Connection:
         self._transactions = Transactions()
         self._committed: deque[Held | Commit] = deque()
         self.frames = 0
-        """Tracks how many frames the client has sent; `settlements`, those among them that are ACK or NACK."""
+        """Tracks how many frames the client has sent; `settlements`, how many of them are ACK or NACK."""
         self.settlements = 0
         # Tracks the number of the message that was sent last.
         self._number = 0
@@ -207,7 +203,7 @@ class Connection:
             ),
         )
         self._parser.version = self.version
-        self._parser.limit = self._limit
+        self._parser.limit = self._parser.limits.frame
         self._state = State.CONNECTED
         return frame
 
