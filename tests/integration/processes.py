@@ -20,17 +20,29 @@ from prometheus_client.parser import text_string_to_metric_families
 from rowbell.embedded import Home
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(following: int = 0) -> int:
+    """One that is free, and so are so many that follow it."""
+    while True:
+        with contextlib.ExitStack() as probes:
+            first = probes.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                for offset in range(1, following + 1):
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port + offset))
+            except (OSError, OverflowError):
+                continue
+            return port
 
 
 class Process:
     """`rowbell COMMAND`, with a metrics port of its own; its log goes to a file."""
 
+    more_metrics_ports = 0
+    """How many after its own it takes."""
+
     def __init__(self, command: list[str], env: Mapping[str, str], log: Path) -> None:
-        self.metrics_port = free_port()
+        self.metrics_port = free_port(self.more_metrics_ports)
         self.log = log
         self._command = [sys.executable, "-m", "rowbell", *command]
         self._env = {**os.environ, **env, "ROWBELL_METRICS_PORT": str(self.metrics_port), "ROWBELL_LOG_FORMAT": "json"}
