@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from benchmarks import machine
+
 ADDRESSES = 8
 """Of this machine, from which users connect in turn."""
 
@@ -41,6 +43,12 @@ class Clients:
             "come", places=places, at_once=at_once, addresses=ADDRESSES, subscriptions=2 if badge else 1
         )["seconds"]
         return seconds
+
+    def warm_up(self, pid: int, places: Sequence[tuple[str, str | None]]) -> int:
+        """Come and leave; the bytes of memory of the server with this process id, when it is at rest afterwards."""
+        self.come(places)
+        self.leave()
+        return machine.settled_pss(pid)
 
     def expect(self, frames: int) -> None:
         """Count anew; `counted` waits for so many."""

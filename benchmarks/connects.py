@@ -38,9 +38,7 @@ class Run:
 
 def measure(name: str, pid: int, places: Sequence[tuple[str, str | None]]) -> Run:
     with Clients() as clients:
-        clients.come(places[:WARM_UP])
-        clients.leave()
-        machine.settled_pss(pid)
+        clients.warm_up(pid, places[:WARM_UP])
         before, theirs = machine.cpu_seconds(pid), machine.cpu_seconds(clients.pid)
         seconds = clients.come(places)
         after = machine.cpu_seconds(pid)

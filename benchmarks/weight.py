@@ -40,9 +40,7 @@ class Growth:
 
 def measure(name: str, pid: int, places: Sequence[tuple[str, str | None]]) -> Growth:
     with Clients() as clients:
-        clients.come(places[:WARM_UP])
-        clients.leave()
-        before = machine.settled_pss(pid)
+        before = clients.warm_up(pid, places[:WARM_UP])
         clients.come(places)
         return Growth(name, len(places), before, machine.settled_pss(pid))
 
