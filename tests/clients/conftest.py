@@ -6,21 +6,19 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 
+from tests.chromium import launched
 from tests.clients.stock import Start, starting
 from tests.clients.tap import Tap
 from tests.integration.rows import Database
 from tests.integration.systems import PostgresOnly
-from tests.page.conftest import CHROMIUM, FLAGS
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def chromium() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    async with launched() as browser:
         yield browser
-        await browser.close()
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ class Settings:
         }
 
 
-class Client:
+class Client(ABC):
     """What a client has told, by subscription to the notifications: each connection makes one."""
 
     def __init__(self, kind: Kind) -> None:
@@ -183,14 +184,14 @@ class Client:
     async def disconnect(self) -> None:
         await self.do({"do": "disconnect"})
 
-    async def start(self, settings: Settings) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def start(self, settings: Settings) -> None: ...
 
-    async def do(self, command: dict[str, Any]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def do(self, command: dict[str, Any]) -> None: ...
 
-    async def end(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def end(self) -> None: ...
 
 
 class Process(Client):

@@ -131,4 +131,4 @@ async def test_a_client_whose_network_was_frozen_comes_back_and_has_what_it_miss
     assert [(message.headers["notification-id"], message.headers["replayed"]) for message in client.messages] == [
         (str(frozen.row), "true")
     ]
-    assert_nothing_twice(client)  # type: ignore[arg-type]
+    assert_nothing_twice(client)

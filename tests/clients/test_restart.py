@@ -70,5 +70,5 @@ async def test_a_killed_gateway_loses_nothing_and_what_comes_again_is_marked(
     after = await insert(owner, survivor.user)
     assert "replayed" not in (await client.message(after, "created")).headers
     await client.unread(3)
-    assert_nothing_twice(client)  # type: ignore[arg-type]
+    assert_nothing_twice(client)
     assert client.errors == []

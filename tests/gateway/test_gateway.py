@@ -25,6 +25,7 @@ from tests.gateway.conftest import TOKENS, Running
 from tests.integration.processes import eventually
 from tests.integration.rows import delivered, insert, unread
 from tests.integration.subscriber import Frame
+from tests.integration.wire import masked, upgrade
 
 Database = psycopg.AsyncConnection[tuple[object, ...]]
 NOTIFICATIONS = "/user/queue/notifications"
@@ -316,7 +317,7 @@ class TestSession:
 
     async def test_who_asks_for_receipts_and_does_not_read_them_is_closed(self, running_gateway: Running) -> None:
         async with raw_socket(running_gateway, "deaf") as (_, writer):
-            demand = masked(f"UNSUBSCRIBE\nid:none\nreceipt:{'r' * 8000}\n\n\0")
+            demand = masked(f"UNSUBSCRIBE\nid:none\nreceipt:{'r' * 8000}\n\n\0".encode())
             owed = 0
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(20):
@@ -371,23 +372,13 @@ class TestSession:
 async def raw_socket(running: Running, user: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connected client that reads only what it is told to."""
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1024)
-    writer.write(
-        b"GET /stomp HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n\r\n"
-    )
+    writer.write(upgrade("/stomp", "x"))
     assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-    writer.write(masked(f"CONNECT\naccept-version:1.2\nAuthorization:Bearer {TOKENS.issue(user, 60)}\n\n\0"))
+    writer.write(masked(f"CONNECT\naccept-version:1.2\nAuthorization:Bearer {TOKENS.issue(user, 60)}\n\n\0".encode()))
     try:
         yield reader, writer
     finally:
         writer.transport.abort()
-
-
-def masked(text: str) -> bytes:
-    """A WebSocket text message as a client sends it, with the mask 0."""
-    data = text.encode()
-    length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
-    return b"\x81" + length + bytes(4) + data
 
 
 class TestTime:
@@ -457,7 +448,7 @@ class TestEnding:
             "SELECT 'unreading', 'n', repeat('x', 16000) FROM generate_series(1, 2000)"
         )
         async with raw_socket(running_gateway, "unreading") as (_, writer):
-            writer.write(masked(f"SUBSCRIBE\nid:1\ndestination:{NOTIFICATIONS}\n\n\0"))
+            writer.write(masked(f"SUBSCRIBE\nid:1\ndestination:{NOTIFICATIONS}\n\n\0".encode()))
             looks: list[int] = []
 
             def it_stands_still() -> bool:

@@ -19,10 +19,11 @@ from rowbell.gateway.commands import RECEIPT_CHARACTERS, parse_command
 from rowbell.gateway.json_session import Unacknowledged
 from rowbell.gateway.session import NO_DELIVERY
 from tests.gateway.conftest import TOKENS, Running
-from tests.gateway.test_gateway import close_code, masked, next_frame, socket
+from tests.gateway.test_gateway import close_code, next_frame, socket
 from tests.gateway.test_sessions import almost_over
 from tests.integration.processes import eventually
 from tests.integration.rows import delivered, insert, unread
+from tests.integration.wire import masked
 
 Database = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -345,7 +346,7 @@ class TestMessages:
         )
         try:
             assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-            demand = masked(json.dumps({"type": "ping", "receipt": "r" * RECEIPT_CHARACTERS})) * 100
+            demand = masked(json.dumps({"type": "ping", "receipt": "r" * RECEIPT_CHARACTERS}).encode()) * 100
             owed = 0
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(20):

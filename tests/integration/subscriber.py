@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -196,7 +196,11 @@ class Subscriber:
                 await self.send("ACK", id=frame.headers["ack"])
 
 
-def assert_nothing_twice(subscriber: Subscriber) -> None:
+class HasSubscriptions(Protocol):
+    subscriptions: list[Subscription]
+
+
+def assert_nothing_twice(subscriber: HasSubscriptions) -> None:
     """No version twice within a subscription, none older after a newer, and what comes again is marked."""
     before: set[tuple[int, int]] = set()
     for subscription in subscriber.subscriptions:

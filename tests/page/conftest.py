@@ -8,26 +8,16 @@ from pathlib import Path
 import psycopg
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from rowbell.auth import Tokens
+from tests.chromium import launched
 from tests.integration import processes
 from tests.integration.processes import Gateway
 from tests.postgres_server import PostgresServer, debian, migrated, running
 
 SECRET = "a key for tests that has thirty-two bytes"
 TOKENS = Tokens(SECRET)
-
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",  # it refuses to run as root otherwise
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 ANSWERS_OF_THE_NETWORK = "Failed to load resource"
 """The browser's own words about a request that was refused, or found no server: what the tests bring about."""
@@ -75,10 +65,8 @@ def rows(served: Served) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def chromium() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    async with launched() as browser:
         yield browser
-        await browser.close()
 
 
 Open = Callable[..., Awaitable[Page]]

@@ -1,77 +1,23 @@
-"""Nobody gets, acknowledges, marks or counts the rows of somebody else, whatever they write and wherever.
-
-Alice tries, Bob is the one whose rows they are. What Alice must not see is looked for in everything that comes up to a
-row of her own that was committed later; what she must not do, in the tables.
-"""
+"""Nobody gets, acknowledges, marks or counts the rows of somebody else, whatever they write and wherever."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
-from websockets.exceptions import InvalidStatus
 
-from tests.integration.rows import Database, delivered, insert, unread
+from tests.integration.rows import delivered, insert, unread
 from tests.integration.systems import PostgresOnly
-from tests.protocol.wire import NOTIFICATIONS, READ, TOKEN, UNREAD, VERSIONS, Frame, Site, Wire, frame
+from tests.protocol.two import Two, said
+from tests.protocol.wire import NOTIFICATIONS, READ, UNREAD, VERSIONS, Frame, Wire, frame
 
 Names = Callable[[str], str]
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@dataclass
-class Two:
-    """Two users, each with one unread row."""
-
-    site: Site
-    database: Database
-    alice: str
-    bob: str
-    alices: int
-    bobs: int
-
-    async def nothing_of_bobs_comes(self, wire: Wire) -> list[Frame]:
-        """Not the row that he has, nor the next one; what came instead, up to a row of Alice's."""
-        another = await insert(self.database, self.bob, f"For {self.bob}")
-        own = await insert(self.database, self.alice)
-        frames = await wire.until("MESSAGE", notification_id=str(own))
-        self.assert_without_bob(frames, another)
-        return frames
-
-    def assert_without_bob(self, frames: Iterable[Frame], *ids: int) -> None:
-        for each in frames:
-            assert self.bob not in each.body, each
-            assert self.bob not in "".join(each.lines), each
-            assert each.headers.get("notification-id") not in map(str, (self.bobs, *ids)), each
-
-    async def assert_untouched(self) -> None:
-        """Bob's row is as it was, and nobody has it."""
-        cursor = await self.database.execute("SELECT version, read_at FROM notification WHERE id = %s", [self.bobs])
-        assert await cursor.fetchone() == (1, None)
-        cursor = await self.database.execute(
-            "SELECT user_id FROM notification_delivery WHERE notification_id = %s", [self.bobs]
-        )
-        assert await cursor.fetchall() == []
-
-
-@pytest.fixture
-async def two(site: Site, database: Database, user: Names) -> Two:
-    alice, bob = user("alice"), user("bob")
-    return Two(site, database, alice, bob, await insert(database, alice), await insert(database, bob))
-
-
-@pytest.fixture
-async def alice(two: Two) -> AsyncIterator[Wire]:
-    """Her session, with a subscription to her notifications."""
-    async with two.site.connected(two.alice) as wire:
-        await wire.subscribe("own")
-        yield wire
 
 
 class TestDestinations:
@@ -360,121 +306,6 @@ class TestMarkingAsRead:
         await two.assert_untouched()
 
 
-class TestTokens:
-    async def test_another_users_token_ends_the_session(self, two: Two, alice: Wire) -> None:
-        await alice.send(frame("SEND", f"destination:{TOKEN}", "receipt:r", body=two.site.token(two.bob)))
-        await insert(two.database, two.bob)
-        assert (await alice.refused())[1] == 1008
-        await two.assert_untouched()
-
-    @every_version
-    @pytest.mark.parametrize("in_query", [True, False], ids=["query", "header"])
-    async def test_connect_cannot_name_another_user_than_the_handshake(
-        self, two: Two, version: str, in_query: bool
-    ) -> None:
-        token = two.site.token(two.alice)
-        path = f"/stomp?token={token}" if in_query else "/stomp"
-        headers = [] if in_query else [("Authorization", f"Bearer {token}")]
-        async with two.site.open(path, headers=headers) as wire:
-            error = await wire.connect(two.site.token(two.bob), version)
-            assert error.command == "ERROR"
-            assert await wire.rest() == ([], 1008)
-
-    @pytest.mark.parametrize(
-        ("query", "header"),
-        [
-            ("?token={alice}", "{bob}"),
-            ("?token={alice}&token={bob}", ""),
-            ("?token={alice}&access_token={bob}", ""),
-            ("?access_token={bob}&token={alice}", ""),
-            ("?user={bobs_name}&token={alice}&sub={bobs_name}&recipient={bobs_name}&login={bobs_name}", ""),
-        ],
-    )
-    @pytest.mark.parametrize("protocols", [("v12.stomp",), ()], ids=["stomp", "json"])
-    async def test_of_several_in_the_handshake_one_counts_for_everything(
-        self, two: Two, query: str, header: str, protocols: tuple[str, ...]
-    ) -> None:
-        tokens = {"alice": two.site.token(two.alice), "bob": two.site.token(two.bob), "bobs_name": two.bob}
-        headers = [("Authorization", f"Bearer {header.format_map(tokens)}")] if header else []
-        async with two.site.open(f"/ws{query.format_map(tokens)}", *protocols, headers=headers) as wire:
-            if protocols:
-                assert (await wire.connect(None)).headers["user-name"] == two.alice
-                two.assert_without_bob(await wire.subscribe("1"))
-                await two.nothing_of_bobs_comes(wire)
-            else:
-                assert await said(wire, until={"type": "LIVE"}, of=two.alice) != []
-        await two.assert_untouched()
-
-    async def test_of_two_in_connect_the_first_counts(self, two: Two) -> None:
-        async with two.site.open() as wire:
-            connected = await wire.connect(
-                two.site.token(two.alice), "1.2", f"Authorization:Bearer {two.site.token(two.bob)}"
-            )
-            assert connected.headers["user-name"] == two.alice
-            await wire.subscribe("1")
-            await two.nothing_of_bobs_comes(wire)
-
-    @pytest.mark.parametrize(
-        "variant",
-        ["BOB-{}", "Bob-{}", "bob-{} ", " bob-{}", "bоb-{}", "bob-{}\u200b", "ｂob-{}", "bob_{}", "b%{}", "%"],
-    )
-    async def test_a_name_that_looks_like_it_is_another_one(self, two: Two, variant: str) -> None:
-        name = variant.format(two.bob.removeprefix("bob-"))
-        async with two.site.connected(name) as wire:
-            assert await wire.subscribe("1") == []
-            assert [each.body for each in await wire.subscribe("2", UNREAD)] == ['{"unread":0}']
-            await wire.send(frame("SEND", f"destination:{READ}", "receipt:r", body=f'{{"ids":[{two.bobs}]}}'))
-            await wire.until("RECEIPT", receipt_id="r")
-        await two.assert_untouched()
-
-
-class TestHandshakes:
-    async def test_headers_that_proxies_set_name_nobody(self, two: Two) -> None:
-        names = ("X-Forwarded-User", "X-Remote-User", "Remote-User", "X-User", "X-User-Id", "X-Auth-Request-User")
-        headers = [(name, two.bob) for name in (*names, "From", "X-WEBAUTH-USER", "X-Forwarded-For", "Forwarded")]
-        headers += [("Cookie", f"token={two.site.token(two.bob)}; user={two.bob}")]
-        async with two.site.open("/ws", headers=headers) as nobody:
-            assert (await nobody.connect(None)).command == "ERROR"
-        async with two.site.open("/ws", headers=headers) as wire:
-            assert (await wire.connect(two.site.token(two.alice))).headers["user-name"] == two.alice
-            await wire.subscribe("1")
-            await two.nothing_of_bobs_comes(wire)
-        await two.assert_untouched()
-
-    async def test_headers_of_connect_name_nobody(self, two: Two) -> None:
-        names = ("login", "user", "user-name", "client-id", "sub", "recipient", "X-Forwarded-User", "session", "host")
-        lines = [f"{name}:{two.bob}" for name in names]
-        async with two.site.connected(two.alice, "1.2", *lines) as wire:
-            await wire.subscribe("1")
-            await two.nothing_of_bobs_comes(wire)
-        await two.assert_untouched()
-
-    @pytest.mark.parametrize(
-        "path",
-        [
-            "/ws/{bob}",
-            "/ws/",
-            "/ws/user/{bob}",
-            "/ws/websocket/",
-            "/ws/websocket/{bob}",
-            "/stomp/{bob}",
-            "/ws/../ws",
-            "/x/../ws",
-            "/ws/%2e%2e/ws",
-            "/ws%2f{bob}",
-            "//ws",
-            "/WS",
-            "/ws;user={bob}",
-            "/ws%00",
-            "/user/{bob}/queue/notifications",
-        ],
-    )
-    async def test_paths_with_more_to_them_are_not_there(self, two: Two, path: str) -> None:
-        with pytest.raises(InvalidStatus, match="404"):
-            async with two.site.open(f"{path.format(bob=two.bob)}?token={two.site.token(two.alice)}"):
-                pass
-
-
 class TestTheNumber:
     async def test_it_counts_ones_own(self, two: Two) -> None:
         for _ in range(3):
@@ -487,17 +318,6 @@ class TestTheNumber:
             while numbers[-1] != '{"unread":2}':
                 numbers.append((await wire.next()).body)
         assert set(numbers) <= {'{"unread":1}', '{"unread":2}'}
-
-
-async def said(wire: Wire, until: dict[str, Any], of: str) -> list[dict[str, Any]]:
-    """The objects up to one with these members; each names nobody but this user."""
-    came: list[dict[str, Any]] = []
-    while not (came and until.items() <= came[-1].items()):
-        came.append(json.loads(await wire.opened.recv()))
-        assert came[-1].get("type") != "ERROR" or until == {"type": "ERROR"}, came[-1]
-        assert came[-1].get("recipientId", of) == of
-        assert came[-1].get("user", of) == of
-    return came
 
 
 class TestPlainJson:
