@@ -23,6 +23,8 @@ class SlowReader:
         self.plain = plain
         self.ack = ack
         self.messages: list[Message] = []
+        self.numbers: list[int] = []
+        """Those at the end of the messages' ids, with STOMP: the gateway counts them as it makes them."""
         self.closed: int | None = None
         """The close code."""
         self.live = False
@@ -120,6 +122,7 @@ class SlowReader:
             return None
         id, version = int(headers["notification-id"]), int(headers["version"])
         self.messages.append(Message(id, version, headers["event"], headers.get("replayed") == "true"))
+        self.numbers.append(int(headers["message-id"].rpartition("-")[2]))
         return headers.get("ack")
 
     async def _acknowledge(self, messages: Sequence[str]) -> None:

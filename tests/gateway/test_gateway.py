@@ -19,7 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rowbell.bus import Bundle
-from rowbell.config import MAX_SUBSCRIPTIONS, MAX_UNACKNOWLEDGED
+from rowbell.config import MAX_SUBSCRIPTIONS, MAX_UNACKNOWLEDGED, Settings
+from rowbell.gateway.session import ANSWER_CHARACTERS
 from rowbell.notification import Change
 from tests.gateway.conftest import TOKENS, Running
 from tests.integration.processes import eventually
@@ -315,18 +316,11 @@ class TestSession:
             )
             assert [(await next_frame(opened)).headers["receipt-id"] for _ in range(2)] == ["one", "two"]
 
+    @pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=0)], indirect=True)
     async def test_who_asks_for_receipts_and_does_not_read_them_is_closed(self, running_gateway: Running) -> None:
         async with raw_socket(running_gateway, "deaf") as (_, writer):
             demand = masked(f"UNSUBSCRIBE\nid:none\nreceipt:{'r' * 8000}\n\n\0".encode())
-            owed = 0
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                async with asyncio.timeout(20):
-                    while running_gateway.gateway._sessions or not owed:
-                        writer.write(demand)
-                        await writer.drain()
-                        await asyncio.sleep(0)
-                        owed = max([owed, *(s._owed for s in running_gateway.gateway._sessions)])
-            assert 0 < owed < 80_000
+            assert ANSWER_CHARACTERS < await most_owed(running_gateway, writer, demand) < 80_000
 
     async def test_a_client_that_does_not_acknowledge_is_sent_no_more_until_it_does(
         self, running_gateway: Running, database: Database
@@ -370,15 +364,45 @@ class TestSession:
 
 @asynccontextmanager
 async def raw_socket(running: Running, user: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connected client that reads only what it is told to."""
+    """A connected client of STOMP that reads only what it is told to."""
+    async with upgraded(running, "/stomp") as (reader, writer):
+        connect = f"CONNECT\naccept-version:1.2\nAuthorization:Bearer {TOKENS.issue(user, 60)}\n\n\0"
+        writer.write(masked(connect.encode()))
+        yield reader, writer
+
+
+@asynccontextmanager
+async def upgraded(running: Running, path: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """After the handshake nothing is read that the test does not read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1024)
-    writer.write(upgrade("/stomp", "x"))
-    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-    writer.write(masked(f"CONNECT\naccept-version:1.2\nAuthorization:Bearer {TOKENS.issue(user, 60)}\n\n\0".encode()))
     try:
+        writer.write(upgrade(path, "x"))
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
         yield reader, writer
     finally:
         writer.transport.abort()
+
+
+async def most_owed(running: Running, writer: asyncio.StreamWriter, demand: bytes) -> int:
+    """The most characters of answers that wait for one who asks again and again and does not read, until it is cut."""
+
+    async def ask() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(demand)
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    asking = asyncio.create_task(ask())
+    owed = 0
+    try:
+        async with asyncio.timeout(20):
+            while running.gateway._sessions:
+                owed = max(owed, *(session._owed for session in running.gateway._sessions))
+                await asyncio.sleep(0)
+    finally:
+        asking.cancel()
+    return owed
 
 
 class TestTime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -17,9 +16,9 @@ from websockets.asyncio.client import ClientConnection
 from rowbell.config import Settings
 from rowbell.gateway.commands import RECEIPT_CHARACTERS, parse_command
 from rowbell.gateway.json_session import Unacknowledged
-from rowbell.gateway.session import NO_DELIVERY
+from rowbell.gateway.session import ANSWER_CHARACTERS, NO_DELIVERY
 from tests.gateway.conftest import TOKENS, Running
-from tests.gateway.test_gateway import close_code, next_frame, socket
+from tests.gateway.test_gateway import close_code, most_owed, next_frame, socket, upgraded
 from tests.gateway.test_sessions import almost_over
 from tests.integration.processes import eventually
 from tests.integration.rows import delivered, insert, unread
@@ -337,27 +336,11 @@ class TestMessages:
             await opened.send(b'{"type":"ping"}')
             await Client(opened).until("pong")
 
+    @pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=0)], indirect=True)
     async def test_who_pings_and_does_not_read_is_closed(self, running_gateway: Running) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", running_gateway.port, limit=1024)
-        writer.write(
-            f"GET /ws?token={TOKENS.issue('deaf', 60)} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n\r\n".encode()
-        )
-        try:
-            assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        async with upgraded(running_gateway, f"/ws?token={TOKENS.issue('deaf', 60)}") as (_, writer):
             demand = masked(json.dumps({"type": "ping", "receipt": "r" * RECEIPT_CHARACTERS}).encode()) * 100
-            owed = 0
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                async with asyncio.timeout(20):
-                    while running_gateway.gateway._sessions or not owed:
-                        writer.write(demand)
-                        await writer.drain()
-                        await asyncio.sleep(0)
-                        owed = max([owed, *(s._owed for s in running_gateway.gateway._sessions)])
-            assert 0 < owed < 80_000
-        finally:
-            writer.transport.abort()
+            assert ANSWER_CHARACTERS < await most_owed(running_gateway, writer, demand) < 80_000
 
     def test_a_receipt_may_hold_any_character(self) -> None:
         assert parse_command('{"type":"ping","receipt":"☃\\n\\u0000"}').receipt == "☃\n\0"

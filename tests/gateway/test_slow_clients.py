@@ -161,6 +161,7 @@ def test_one_that_reads_again_gets_everything_once_and_is_live_again(story: Stor
     received = Counter((message.id, message.version) for message in reader.messages)
     assert set(received.values()) == {1}
     assert sorted(id for id, _ in received) == story.rows[reader.user]
+    assert reader.numbers == ([] if reader.plain else list(range(1, len(reader.messages) + 1))), "in their order"
     assert not reader.messages[0].replayed, "what was queued is not thrown away"
     assert not reader.messages[-1].replayed, "it is live again"
 

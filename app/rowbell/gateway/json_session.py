@@ -16,7 +16,7 @@ from rowbell.auth import Identity
 from rowbell.gateway.badge import Badge
 from rowbell.gateway.commands import ADVICE, Ack, Ping, Read, Token, parse_command
 from rowbell.gateway.feed import Feed
-from rowbell.gateway.session import NO_DELIVERY, Receive, Send, Session
+from rowbell.gateway.session import NO_DELIVERY, Receive, Send, Session, Write
 from rowbell.gateway.subscription import Delivery
 from rowbell.notification import with_event
 
@@ -41,9 +41,11 @@ _encode = msgspec.json.Encoder().encode
 class JsonSession(Session):
     RENEWAL = 'Send {"type":"token","token":"..."} in time, or connect with a newer one.'
 
-    def __init__(self, gateway: Gateway, identity: Identity, receive: Receive, send: Send, ack: str = "auto") -> None:
+    def __init__(
+        self, gateway: Gateway, identity: Identity, receive: Receive, send: Send, write: Write, ack: str = "auto"
+    ) -> None:
         """`ack` is one of ACK_MODES, or what a client wrote instead: then the session ends with an ERROR."""
-        super().__init__(gateway, identity, receive, send)
+        super().__init__(gateway, identity, receive, send, write)
         self._ack = ack
         self._unacknowledged = Unacknowledged()
 
@@ -76,10 +78,10 @@ class JsonSession(Session):
         if self._ack not in ACK_MODES:
             self._fail(f"?ack= must be {' or '.join(ACK_MODES)}")
             return
-        self._enqueue(_object(type="CONNECTED", user=self.user))
+        self._give(_object(type="CONNECTED", user=self.user))
         await self._follow(
             self._gateway.open_badge(self, BADGE, auto=True),
-            self._gateway.open_feed(self, FEED, auto=self._ack == "auto", begun=lambda: self._enqueue(LIVE)),
+            self._gateway.open_feed(self, FEED, auto=self._ack == "auto", begun=lambda: self._give(LIVE)),
         )
 
     async def _take(self, data: str | bytes) -> None:

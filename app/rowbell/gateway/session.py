@@ -1,9 +1,9 @@
 """One client: a WebSocket, its subscriptions, and one bounded queue to the socket, whatever protocol it speaks.
 
 `StompSession` and `JsonSession` say what a message looks like and what the client may ask for; what is done about it
-stands here, once. What others call (`send_message`, `close`) never waits: frames go into the queue, and a writer task,
-which exists only while the queue is not empty, takes them to the socket. A client that reads slowly parks its own
-writer, nobody else.
+stands here, once. What others call (`send_message`, `close`) never waits: a frame is written to the socket if it takes
+it at once; if not, it goes into the queue, and a writer task, which exists only while the queue is not empty, takes it
+there. A client that reads slowly parks its own writer, nobody else.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Write = Callable[[str], bool]
+"""Writes a text message if the socket takes it at once. If not, nothing is written, and it is False."""
 
 QUEUE_FRAMES = 1000
 QUEUE_OCTETS = 1 << 20
@@ -58,10 +60,11 @@ class Session(ABC):
     RENEWAL: ClassVar[str]
     """How a client sends a newer token, for one whose session ends with the one before."""
 
-    def __init__(self, gateway: Gateway, identity: Identity | None, receive: Receive, send: Send) -> None:
+    def __init__(self, gateway: Gateway, identity: Identity | None, receive: Receive, send: Send, write: Write) -> None:
         self._gateway = gateway
         self._receive = receive
         self._send = send
+        self._write = write
         self._subscriptions: dict[str, Feed | Badge] = {}
         """Tracks subscription id → what it gives."""
         self._promised = 0
@@ -69,7 +72,7 @@ class Session(ABC):
         self._marking: dict[asyncio.Future[bool], list[str]] = {}
         """Tracks what the client has marked as read and is not written yet: → the receipts that wait for it."""
         self._queue: deque[tuple[str, int]] = deque()
-        """Tracks frames on their way to the socket, each with the id of what it delivers by being written."""
+        """Tracks frames that wait for the socket, each with the id of what it delivers by being written."""
         self._queued = 0
         """Tracks the octets of memory in the queue; `_owed`, the characters of answers among them."""
         self._owed = 0
@@ -147,7 +150,7 @@ class Session(ABC):
         # A change of an unread row hands it out too: it may have been hidden when it was created.
         hands_out = event == "created" or (event == "updated" and not change.read)
         delivers = change.id if hands_out and feed.topic is None else NO_DELIVERY
-        self._enqueue(self._message(feed, delivery, delivers), delivers if feed.auto else NO_DELIVERY)
+        self._give(self._message(feed, delivery, delivers), delivers if feed.auto else NO_DELIVERY)
 
     def send_receipt(self, receipt: str | None) -> None:
         if receipt is not None and self._closing is None:
@@ -156,7 +159,7 @@ class Session(ABC):
     def send_unread(self, badge: Badge, body: str) -> None:
         if self._closing is None:
             self._answers += 1
-            self._enqueue(self._count(badge, body))
+            self._give(self._count(badge, body))
 
     def on_their_way(self, feed: Feed) -> list[int]:
         """The ids of unread rows that the feed has sent and the client, as far as one knows, not yet got."""
@@ -329,7 +332,7 @@ class Session(ABC):
         if self._closing is not None:
             return
         REFUSED[reason].inc()
-        self._enqueue(self._error(message, detail, receipt))
+        self._give(self._error(message, detail, receipt))
         self.close(code)
 
     # Sending.
@@ -338,21 +341,34 @@ class Session(ABC):
         """Write what the client has asked for, as long as it reads."""
         if self._owed > ANSWER_CHARACTERS:
             self._fail("receipts are asked for and not read", code=POLICY_VIOLATION, reason="receipts")
-        elif self._closing is None:
-            self._owed += len(frame)
-            self._enqueue(frame, AN_ANSWER)
+        else:
+            self._give(frame, AN_ANSWER)
 
-    def _enqueue(self, frame: str, delivers: int = NO_DELIVERY) -> None:
-        if self._closing is None:
-            self._queue.append((frame, delivers))
-            self._queued += getsizeof(frame)
-            self._start_writer()
+    def _give(self, frame: str, delivers: int = NO_DELIVERY) -> None:
+        """To the socket, or behind what waits for it."""
+        if self._closing is not None:
+            return
+        if not self._queue and self._write(frame):
+            self._written(delivers)
+            return
+        self._queue.append((frame, delivers))
+        self._queued += getsizeof(frame)
+        if delivers == AN_ANSWER:
+            self._owed += len(frame)
+        self._start_writer()
+
+    def _written(self, delivers: int) -> None:
+        """A frame is on its way over the network."""
+        self._sent_at = asyncio.get_running_loop().time()
+        if delivers > NO_DELIVERY:
+            assert self.user is not None, "nothing is delivered to nobody"
+            self._gateway.acknowledgements.add(delivers, self.user)
 
     def _start_writer(self) -> None:
         if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+            self._writer = asyncio.get_running_loop().create_task(self._write_on())
 
-    async def _write(self) -> None:
+    async def _write_on(self) -> None:
         try:
             await self._write_queue()
             if self._closing is not None:
@@ -367,7 +383,6 @@ class Session(ABC):
                 each.drained()
 
     async def _write_queue(self) -> None:
-        user, acknowledgements = self.user, self._gateway.acknowledgements
         while self._queue:
             frame, delivers = self._queue[0]
             await self._send({"type": "websocket.send", "text": frame})
@@ -375,9 +390,7 @@ class Session(ABC):
             self._queued -= getsizeof(frame)
             if delivers == AN_ANSWER:
                 self._owed -= len(frame)
-            elif delivers != NO_DELIVERY and user is not None:
-                acknowledgements.add(delivers, user)
-        self._sent_at = asyncio.get_running_loop().time()
+            self._written(delivers)
 
     # Ending.
 

@@ -23,6 +23,7 @@ from rowbell.gateway.session import (
     Receive,
     Send,
     Session,
+    Write,
 )
 from rowbell.gateway.subscription import Delivery
 from rowbell.gateway.topics import DESTINATION, topic_of
@@ -59,11 +60,12 @@ class StompSession(Session):
         identity: Identity | None,
         receive: Receive,
         send: Send,
+        write: Write,
         subprotocol: str | None,
         claim: Callable[[str], None],
     ) -> None:
         """`claim` takes this connection for the user whom CONNECT names; Refused if they have too many."""
-        super().__init__(gateway, identity, receive, send)
+        super().__init__(gateway, identity, receive, send, write)
         self._claim = claim
         self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol, limits=gateway.frame_limits)
         self._refused: set[int] = set()
@@ -81,7 +83,7 @@ class StompSession(Session):
             log.info("client_vanished", silent=round(now - self._received_at))
             self._fail("no heart-beat from the client", reason="heart_beat")
         elif self._stomp.send_interval is not None and now - self._sent_at > self._stomp.send_interval and self.idle:
-            self._enqueue(stomp.HEART_BEAT)
+            self._give(stomp.HEART_BEAT)
 
     # What messages look like.
 
@@ -174,7 +176,7 @@ class StompSession(Session):
             return
         self._identity = identity
         self._greeted = True
-        self._enqueue(self._stomp.connected(identity.user))
+        self._give(self._stomp.connected(identity.user))
 
     async def _subscribe(self, event: stomp.Subscribe) -> None:
         assert self._identity is not None, "the protocol lets nobody subscribe before CONNECT"

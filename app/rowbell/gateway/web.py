@@ -40,6 +40,9 @@ NO_SOCKJS = (
     "with the subprotocol v12.stomp, v11.stomp or v10.stomp.\n"
 )
 
+WRITE = "rowbell.write"
+"""The ASGI extension by which `websocket.WebSocketProtocol` offers what a session's Write says."""
+
 SOON = 1.0
 """Seconds until what is refused for the gateway's sake, not the client's, is worth another try."""
 
@@ -118,10 +121,10 @@ class Web:
         self, scope: Scope, identity: Identity | None, receive: Receive, send: Send, subprotocol: str | None, seat: Seat
     ) -> Session:
         """Plain JSON for a token in the query of /ws and no subprotocol, else STOMP."""
-        query = _query(scope)
+        query, write = _query(scope), scope["extensions"][WRITE]["write"]
         if identity and scope["path"] == "/ws" and not scope["subprotocols"] and not query.keys().isdisjoint(IN_QUERY):
-            return JsonSession(self._gateway, identity, receive, send, query.get("ack", ["auto"])[0])
-        return StompSession(self._gateway, identity, receive, send, subprotocol, seat.claim)
+            return JsonSession(self._gateway, identity, receive, send, write, query.get("ack", ["auto"])[0])
+        return StompSession(self._gateway, identity, receive, send, write, subprotocol, seat.claim)
 
     async def _live(self, request: Request) -> PlainTextResponse:
         return PlainTextResponse("live\n")
