@@ -170,6 +170,7 @@ class TestTopics:
             id = await insert(two.database, f"topic:{topic}")
             message = await wire.message(id)
             await wire.send(frame("ACK", f"id:{message.headers['ack']}", "receipt:a"))
+            await wire.until("RECEIPT", receipt_id="a")
             await wire.send(frame("SEND", f"destination:{READ}", "receipt:r", body=f'{{"ids":[{id}]}}'))
             await wire.until("RECEIPT", receipt_id="r")
             assert [each.body for each in await wire.subscribe("2", UNREAD)] == ['{"unread":1}']
