@@ -72,7 +72,7 @@ WITHOUT = {
     ],
     "a paging subscription is neither offered a sweep nor raised by it": [
         (LIVE_OR_COVERED, "if self.ledger.floor.covers(sweep.snapshot):"),
-        ("for change in changes if self.state is State.LIVE)", "for change in changes)"),
+        ("            if self.state is not State.LIVE:\n                break\n", ""),
         ("if self.state is State.LIVE and self._follows(sweep):", "if self._follows(sweep):"),
         (
             "            self.state = State.WAITING\n            return None\n        if event is not None or",

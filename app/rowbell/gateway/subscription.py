@@ -196,9 +196,11 @@ class Subscription:
         send: list[Delivery] = []
         characters = 0
         for change in changes:
+            if self.state is not State.LIVE:
+                break
             # What is given here is queued later: the queue's own bound does not see it yet.
-            room = has_room if characters < PAGE_CHARACTERS else _no_room
-            send += self._give_all([change], room)
+            if delivery := self._give(change, has_room if characters < PAGE_CHARACTERS else _no_room):
+                send.append(delivery)
             characters += len(change.json or "")
         if self.state is State.LIVE and self._follows(sweep):
             self.ledger.raise_floor(sweep.snapshot)
@@ -214,12 +216,8 @@ class Subscription:
     def _follows(self, sweep: Sweep) -> bool:
         return self.recipient in sweep.listed and self.ledger.floor.covers(sweep.previous)
 
-    def _give_all(self, changes: Iterable[Change], has_room: Callable[[], bool]) -> list[Delivery]:
-        """Stops where the queue is full: from there on it is paging."""
-        given = (self._give(change, has_room) for change in changes if self.state is State.LIVE)
-        return [delivery for delivery in given if delivery is not None]
-
     def _give(self, change: Change, has_room: Callable[[], bool]) -> Delivery | None:
+        """Where the queue is full nothing is given: from there on it is paging."""
         event = self.ledger.event_for(change)
         if event is not None and not has_room():
             # Not remembered: the pass that begins when the socket has drained finds it again.
@@ -260,7 +258,7 @@ class Subscription:
     def _go_live(self, send: list[Delivery]) -> Answer:
         self.state = State.LIVE
         held, self._held = self._held, []
-        send += self._give_all(held, lambda: True)
+        send += filter(None, (self._give(change, lambda: True) for change in held))
         first_time, self._once = not self._once, True
         return Answer(send, live=first_time)
 
