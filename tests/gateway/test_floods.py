@@ -24,6 +24,10 @@ Database = psycopg.AsyncConnection[tuple[object, ...]]
 PONG, FIRST, MIDDLE = 0x8A, 0x01, 0x00
 """A pong in one piece; a text message that goes on; a piece of it."""
 RATE = 50
+MUCH = 4 << 20
+"""Octets: more than a gateway reads at a time, and than sockets hold."""
+PONGS = masked(bytes(125), PONG) * (MUCH // 131)
+"""So large that those that are parsed together are not too many."""
 
 
 async def close_code(reader: asyncio.StreamReader) -> tuple[int | None, list[bytes]]:
@@ -61,6 +65,37 @@ async def test_a_flood_of_the_smallest_frames_ends_with_a_reason(running_gateway
         assert code == 1008
         assert len(texts) <= 2  # CONNECTED, and ERROR where it was about messages
     assert refused("frame_rate") == before + 1
+
+
+@pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=RATE)], indirect=True)
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"\x81\xff" + MUCH.to_bytes(8, "big") + bytes(MUCH), 1009),
+        (b"\xff\xff" + bytes(MUCH), 1002),
+        (masked(b"\xff") + PONGS, 1007),
+        (PONGS, 1008),
+    ],
+    ids=["a large frame", "junk", "text", "pongs"],
+)
+async def test_who_goes_on_sending_sees_nevertheless_why_it_is_ended(
+    running_gateway: Running, sent: bytes, code: int
+) -> None:
+    async with raw_socket(running_gateway, "goes-on") as (reader, writer):
+        writer.write(sent)
+        assert (await close_code(reader))[0] == code
+        async with asyncio.timeout(20):
+            assert await reader.read() == b"", "the end, and no reset"
+
+
+@pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=RATE)], indirect=True)
+async def test_what_is_sent_after_the_end_does_not_reset_the_connection(running_gateway: Running) -> None:
+    async with raw_socket(running_gateway, "goes-on") as (reader, writer):
+        writer.write(masked(b"NONSENSE\n\n\0"))
+        assert (await close_code(reader))[0] == 1002
+        writer.write(PONGS)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
 
 
 @pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=RATE)], indirect=True)

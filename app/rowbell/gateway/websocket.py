@@ -23,6 +23,10 @@ from rowbell.metrics import REFUSED
 PIECE = 4096
 """Octets that are parsed at a time: seven hundred of the smallest frames, some milliseconds."""
 
+LINGER = 2.0
+"""Seconds in which what a refused client still sends is read and thrown away, until it closes too. A socket that is
+closed with something unread is reset, and its client may never see the close frame that says why."""
+
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **keywords: Any) -> None:
@@ -41,8 +45,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     # Receiving.
 
     def data_received(self, data: bytes) -> None:
-        self._unparsed += data
-        self._parse()
+        if not self._is_refused:
+            self._unparsed += data
+            self._parse()
 
     async def receive(self) -> ASGIReceiveEvent:
         message = await self.queue.get()
@@ -142,7 +147,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         self._is_refused = True
         if self.close_sent:
-            self.transport.close()
+            self._linger()
         elif not self.transport.is_closing():
             REFUSED[reason].inc()
             self.conn.fail(code, message)
@@ -153,12 +158,26 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._is_refused = True
             sent = self.conn.close_sent
             REFUSED["frame" if sent is not None and sent.code == TOO_LARGE else "protocol"].inc()
-        if (
-            self.conn.close_sent is None
-        ):  # it was sent before the handshake's answer, and there is no WebSocket to close
+        sent = self.conn.close_sent
+        if sent is None:  # it came before the handshake's answer, and there is no WebSocket to close
             self.transport.abort()
-        else:
-            super().handle_parser_exception()
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": sent.code, "reason": sent.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Say no more, and hear nothing of what still comes."""
+        self.close_sent = True
+        self._unparsed.clear()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(LINGER, self.transport.close)
 
     def shutdown(self) -> None:
         """uvicorn stops. What is closing already, with a client that does not read, must not be sent a close."""
@@ -177,7 +196,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
         `send` does the same for all sorts of messages, at twice the cost of a whole notification's.
         """
-        if not self.writable.is_set() or self.close_sent or self.transport.is_closing():
+        if not self._may_write():
             return False
         self.transport.write(Frame(Opcode.TEXT, text.encode()).serialize(mask=False))
         return True
@@ -192,6 +211,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._send_pong()
 
     def _send_pong(self) -> None:
-        if self._pong and self.writable.is_set() and not self.transport.is_closing():
+        if self._pong and self._may_write():
             self.transport.write(self._pong)
             self._pong = b""
+
+    def _may_write(self) -> bool:
+        return self.writable.is_set() and not self.close_sent and not self.transport.is_closing()
