@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import NamedTuple
 
 import psycopg
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from rowbell.auth import Identity
 from rowbell.config import Settings
 from rowbell.gateway.pace import BURST
-from tests.gateway.conftest import Running
+from rowbell.gateway.websocket import WebSocketProtocol
+from tests.gateway.conftest import TOKENS, Running
 from tests.gateway.test_gateway import next_frame, raw_socket, say_hello, socket
 from tests.gateway.test_limits import refused
 from tests.integration.processes import eventually
@@ -188,37 +190,73 @@ def waiting(running: Running) -> int:
     return sum(session._queued for session in running.gateway._sessions)
 
 
+class Keys(NamedTuple):
+    """Those of the token's issuer, which are waited for."""
+
+    wanted: asyncio.Event
+    here: asyncio.Event
+
+
+@pytest.fixture
+def keys(running_gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    keys = Keys(asyncio.Event(), asyncio.Event())
+    identify = running_gateway.gateway.identify
+
+    async def late(known: Identity | None, token: str | None) -> Identity:
+        keys.wanted.set()
+        await keys.here.wait()
+        return await identify(known, token)
+
+    monkeypatch.setattr(running_gateway.gateway, "identify", late)
+    return keys
+
+
 @pytest.mark.parametrize(
     "flood", [masked(b"\xff"), masked(b"", PING) * 5000, b"\xff\xff"], ids=["text", "pings", "junk"]
 )
 async def test_who_does_not_wait_for_the_answer_to_the_handshake_leaves_no_traceback(
-    running_gateway: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, flood: bytes
+    running_gateway: Running, caplog: pytest.LogCaptureFixture, keys: Keys, flood: bytes
 ) -> None:
-    """The issuer's keys are waited for, for instance."""
-    waits, goes_on = asyncio.Event(), asyncio.Event()
-    identify = running_gateway.gateway.identify
-
-    async def late(known: Identity | None, token: str | None) -> Identity:
-        waits.set()
-        await goes_on.wait()
-        return await identify(known, token)
-
-    monkeypatch.setattr(running_gateway.gateway, "identify", late)
     reader, writer = await asyncio.open_connection("127.0.0.1", running_gateway.port)
     with caplog.at_level(logging.WARNING):
         writer.write(upgrade("/stomp?token=x", "x"))
         async with asyncio.timeout(20):
-            await waits.wait()
+            await keys.wanted.wait()
             writer.write(flood)
             with contextlib.suppress(ConnectionError):
                 while await reader.read(65536):
                     pass
-        goes_on.set()
+        keys.here.set()
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
         await running_gateway.stop()
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_nothing_comes_before_the_answer_to_the_handshake(
+    running_gateway: Running, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = asyncio.Event()
+    handle_ping = WebSocketProtocol.handle_ping
+
+    def hear(protocol: WebSocketProtocol) -> None:
+        handle_ping(protocol)
+        heard.set()
+
+    monkeypatch.setattr(WebSocketProtocol, "handle_ping", hear)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running_gateway.port)
+    writer.write(upgrade(f"/stomp?token={TOKENS.issue('early', 60)}", "x"))
+    async with asyncio.timeout(20):
+        await keys.wanted.wait()
+        writer.write(masked(b"early", PING) + masked(b"CONNECT\naccept-version:1.2\n\n\0"))
+        await heard.wait()
+        keys.here.set()
+        assert b" 101 " in await reader.readline()
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(7) == b"\x8a\x05early"
+        assert b"CONNECTED" in await reader.read(65536)
+    writer.transport.abort()
 
 
 async def test_garbage_instead_of_http_is_no_event(running_gateway: Running, caplog: pytest.LogCaptureFixture) -> None:

@@ -154,11 +154,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.handle_parser_exception()
 
     def handle_parser_exception(self) -> None:
+        sent = self.conn.close_sent
         if not self._is_refused:
             self._is_refused = True
-            sent = self.conn.close_sent
             REFUSED["frame" if sent is not None and sent.code == TOO_LARGE else "protocol"].inc()
-        sent = self.conn.close_sent
         if sent is None:  # it came before the handshake's answer, and there is no WebSocket to close
             self.transport.abort()
             return
@@ -170,6 +169,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Say no more, and hear nothing of what still comes."""
         self.close_sent = True
         self._unparsed.clear()
+        if self.transport.is_closing():
+            return
         if self.transport.can_write_eof():
             self.transport.write_eof()
         if self.read_paused:
@@ -192,10 +193,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.scope["extensions"][WRITE] = {"write": self.write}
 
     def write(self, text: str) -> bool:
-        """Write a text message, if the socket takes it at once; see `rowbell.gateway.session.Write`.
-
-        `send` does the same for all sorts of messages, at twice the cost of a whole notification's.
-        """
+        """See `rowbell.gateway.session.Write`. `send` writes text too, with more ado."""
         if not self._may_write():
             return False
         self.transport.write(Frame(Opcode.TEXT, text.encode()).serialize(mask=False))
@@ -203,6 +201,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
+        self._send_pong()  # of a ping that came before the answer to the handshake
         if self._unparsed:  # after a close the client's is still waited for
             self._parse()
 
@@ -216,4 +215,5 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._pong = b""
 
     def _may_write(self) -> bool:
-        return self.writable.is_set() and not self.close_sent and not self.transport.is_closing()
+        ready = self.handshake_complete and self.writable.is_set()
+        return ready and not self.close_sent and not self.transport.is_closing()
