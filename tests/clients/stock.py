@@ -36,6 +36,8 @@ class Kind:
     version: str = "1.2"
     hears_that_a_handshake_failed: bool = True
     waits_for_the_receipt_of_disconnect: bool = True
+    waits_for_the_close: bool = True
+    """If not, it hangs up as soon as it has that receipt."""
 
     def __str__(self) -> str:
         return self.name
@@ -63,7 +65,7 @@ KINDS = [
         **CLOSES_AT_ONCE,
     ),
     node("webstomp-client", "webstomp", **CLOSES_AT_ONCE),
-    Kind("stomp.py", (sys.executable, str(HERE / "drive_stomp_py.py"))),
+    Kind("stomp.py", (sys.executable, str(HERE / "drive_stomp_py.py")), waits_for_the_close=False),
     Kind("stompjs-7-in-Chromium"),
 ]
 RECONNECT = [kind for kind in KINDS if kind.hears_that_a_handshake_failed]
