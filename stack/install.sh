@@ -123,9 +123,19 @@ install_kafka() {
     stamp debezium/target/.made cat debezium/pom.xml
 }
 
-install_clients() {
-    clients=tests/clients
-    [ -f $clients/package-lock.json ] || return 0
+clients=tests/clients
+
+install_python_clients() {
+    older=.venv/stomp-py-8
+    ! is_made_from $older/.made cat $clients/stomp-py-8.lock || return 0
+    say "Installing an older stomp.py for the tests into $older"
+    rm -rf $older
+    VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv pip install --quiet --no-deps --require-hashes \
+        --requirements $clients/stomp-py-8.lock --target $older
+    stamp $older/.made cat $clients/stomp-py-8.lock
+}
+
+install_node_clients() {
     ! is_made_from $clients/node_modules/.made cat $clients/package-lock.json || return 0
     say "Installing the clients for the tests into $clients/node_modules"
     (cd $clients && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
@@ -142,4 +152,5 @@ esac
 install_packages
 install_python
 [ "$what" = python ] || install_kafka
-[ "$what" != tests ] || install_clients
+[ "$what" != tests ] || install_python_clients
+[ "$what" != tests ] || install_node_clients

@@ -89,6 +89,7 @@ class Client(stomp.ConnectionListener):
         self.connection.disconnect(receipt="bye")
 
 
+assert stomp.__version__.startswith(f"{sys.argv[1]}."), stomp.__version__
 client = Client(json.loads(sys.stdin.readline()))
 for line in sys.stdin:
     command = json.loads(line)

@@ -50,6 +50,8 @@ def node(name: str, client: str, **differences: Any) -> Kind:
 CLOSES_AT_ONCE = {"waits_for_the_receipt_of_disconnect": False}
 """Its `disconnect` closes the socket in the same breath, before a RECEIPT can come."""
 
+STOMP_PY = (sys.executable, str(HERE / "drive_stomp_py.py"))
+
 KINDS = [
     node("stompjs-7", "stompjs-7"),
     node("stompjs-6", "stompjs-6"),
@@ -65,7 +67,8 @@ KINDS = [
         **CLOSES_AT_ONCE,
     ),
     node("webstomp-client", "webstomp", **CLOSES_AT_ONCE),
-    Kind("stomp.py", (sys.executable, str(HERE / "drive_stomp_py.py")), waits_for_the_close=False),
+    Kind("stomp.py-9", (*STOMP_PY, "9"), waits_for_the_close=False),
+    Kind("stomp.py-8", ("env", f"PYTHONPATH={sys.prefix}/stomp-py-8", *STOMP_PY, "8"), waits_for_the_close=False),
     Kind("stompjs-7-in-Chromium"),
 ]
 RECONNECT = [kind for kind in KINDS if kind.hears_that_a_handshake_failed]

@@ -18,7 +18,7 @@ from tests.integration.systems import System
 
 Names = Callable[[str], str]
 
-STOMPJS, STOMP_PY = (next(kind for kind in KINDS if kind.name == name) for name in ("stompjs-7", "stomp.py"))
+STOMPJS, STOMP_PY = (next(kind for kind in KINDS if kind.name == name) for name in ("stompjs-7", "stomp.py-9"))
 
 
 @pytest.mark.parametrize("ack", ["auto", "client", "client-individual"])
