@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from rowbell.changes.pgoutput import COLUMNS as NEEDED
 from rowbell.changes.pgoutput import CopyStream, Decoder, lsn, payload
@@ -201,6 +202,11 @@ def test_data_that_is_nested_deeply_is_taken_as_postgresql_printed_it() -> None:
 
 # Who is wanted
 
+
+def nobody() -> float:
+    return REGISTRY.get_sample_value("rowbell_dispatched_total", {"outcome": "nobody"}) or 0.0
+
+
 UNCHANGED_KEY = key(id=1, recipient_id="alice")
 
 
@@ -223,8 +229,10 @@ def test_a_row_is_skipped_if_its_recipient_is_not_wanted_and_else_is_the_same(me
         told.decode(BEGIN)
         told.decode(RELATION)
 
+    before = nobody()
     assert none.decode(message) is None
     assert asked == ["alice"]
+    assert nobody() == before + 1
     assert one.decode(message) == decode(message)
 
 

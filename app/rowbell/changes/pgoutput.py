@@ -18,6 +18,7 @@ from typing import Any
 
 from rowbell.changes.rows import MAX_ID, deleted, incomplete
 from rowbell.errors import UndecodableRecord
+from rowbell.metrics import DISPATCHED_NOBODY
 from rowbell.notification import DELETED, Change, Notification, change_of
 
 PUBLICATION = "notification_publication"
@@ -88,7 +89,8 @@ Wanted = Callable[[str], bool]
 class Decoder:
     """pgoutput's messages, one after the other, to changes. Keeps the transaction and the relations it was told of.
 
-    A row whose recipient is not `wanted` gives no change, and is not looked at any further: it costs a quarter.
+    A row whose recipient is not `wanted` is counted and gives no change. It is not looked at any further: it costs a
+    quarter.
     """
 
     def __init__(self, wanted: Wanted | None = None) -> None:
@@ -141,6 +143,7 @@ class Decoder:
             # What stands first, the old key or the new row, says whom the row is for: that never changes.
             recipient_id = _recipient(message, at + 1, relation)
             if recipient_id is not None and not self._wanted(recipient_id):
+                DISPATCHED_NOBODY.inc()
                 return None
         old: list[_Value] | None = None
         if kind != _INSERT and message[at] in (_KEY, _OLD):
