@@ -64,6 +64,9 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.should_exit:
+            for each in sockets or ():
+                host, port, *_ = each.getsockname()
+                log.info("listening", host=host, port=port, tls=self.config.is_ssl)
             self._tell_started(self.stop)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
