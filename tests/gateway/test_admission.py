@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -272,11 +273,14 @@ class TestOrigins:
                 async with connect(url, origin=origin) as opened:  # type: ignore[arg-type]
                     assert await hello(opened) == "CONNECTED"
             before = refused("origin")
-            for origin in ("https://evil.example", "null", "\xff"):
-                response = (await refusal(url, Origin=origin)).response
-                assert response.status_code == 403
-                assert b"ROWBELL_ALLOWED_ORIGINS" in response.body
+            with capture_logs() as logged:
+                for origin in ("https://evil.example", "null", "\xff"):
+                    response = (await refusal(url, Origin=origin)).response
+                    assert response.status_code == 403
+                    assert b"ROWBELL_ALLOWED_ORIGINS" in response.body
             assert refused("origin") == before + 3
+            [told] = [event for event in logged if event["event"] == "origin_refused"]
+            assert "https://evil.example" in told["reason"], "a browser shows it to nobody"
 
     async def test_behind_a_believed_proxy_that_speaks_tls_a_page_of_plain_http_is_another(
         self, server: PostgresServer

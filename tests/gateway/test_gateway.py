@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from rowbell.bus import Bundle
 from rowbell.config import MAX_SUBSCRIPTIONS, MAX_UNACKNOWLEDGED, Settings
 from rowbell.gateway.session import ANSWER_CHARACTERS
+from rowbell.gateway.web import PATHS
 from rowbell.notification import Change
 from tests.gateway.conftest import TOKENS, Running
 from tests.integration.processes import eventually
@@ -149,6 +150,22 @@ class TestComingIn:
                 pass
         assert refused.value.response.status_code == 404
         assert b"/ws" in refused.value.response.body
+
+    @pytest.mark.parametrize("path", sorted(PATHS))
+    async def test_a_request_whose_upgrade_a_proxy_has_dropped_is_told_so(
+        self, running_gateway: Running, path: str
+    ) -> None:
+        url = f"http://127.0.0.1:{running_gateway.port}{path}?token=x"
+        answer = await asyncio.to_thread(requests.get, url, timeout=5)
+        assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+        assert "proxy" in answer.text
+
+    async def test_who_speaks_something_else_is_told_what_there_is(self, running_gateway: Running) -> None:
+        async with socket(running_gateway, "/ws") as opened:
+            await opened.send('{"type":"ping"}')
+            error = await next_frame(opened)
+        assert "ping" in error.body
+        assert "?token=" in error.body
 
     async def test_sockjs_is_told_how_to_connect_instead(self, running_gateway: Running) -> None:
         url = f"http://127.0.0.1:{running_gateway.port}/ws/info"

@@ -76,6 +76,7 @@ class TestFrames:
         async with socket(running_gateway) as opened:
             error = await next_frame(opened)
             assert error.headers["message"] == "no CONNECT within 1 seconds"
+            assert "?token=" in error.body
             assert await close_code(opened) == 1008
         assert refused("connect_timeout") == before + 1
 

@@ -526,13 +526,13 @@ def test_an_error_says_what_was_wrong_and_with_which_frame():
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_message_of_an_error_can_be_read_by_any_client(version):
-    """Clients differ in how they read colons and backslashes. The header has none, nor a line end that would begin
-    another header; the body has the whole text."""
+    """Clients differ in how they read colons and backslashes. The header has none, a dash where a sentence has a colon,
+    and no line end that would begin another header; the body has the whole text."""
     connection, _ = connect(version)
 
     frame = connection.error(" no: C:\\x\r\nuser-name:admin\0 ")
 
-    assert headers_of(frame)["message"] == "no C x user-name admin"
+    assert headers_of(frame)["message"] == "no - C x user-name admin"
     assert "no: C:\\x\r\nuser-name:admin" in frame
 
 
@@ -595,7 +595,7 @@ def test_the_first_frame_must_begin_like_one():
 
     assert isinstance(event, Invalid)
     assert event.message == "This is not a STOMP frame"
-    assert '{"type":"subscribe"}' in event.body
+    assert 'It begins with \'{"type":"subscribe"}\'; a frame' in event.body
 
 
 SCRIPT = (

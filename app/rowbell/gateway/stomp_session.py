@@ -40,6 +40,8 @@ NOTIFICATIONS = "/user/queue/notifications"
 """The destination of a user's own notifications; whose they are is the token's business alone."""
 UNREAD = "/user/queue/unread"
 """The destination that tells how many of them are unread."""
+PLAIN_JSON = "To speak plain JSON, connect to /ws with ?token= and no subprotocol."
+"""For who has not said CONNECT: perhaps it does not know that this is STOMP."""
 READ = "/app/notifications/read"
 """Where a client says which of them its user has read."""
 TOKEN = "/app/token"
@@ -76,7 +78,8 @@ class StompSession(Session):
         """Besides, the time to CONNECT, and heart-beats in both directions."""
         if not self._greeted:
             if now - self._opened_at > (patience := self._gateway.settings.connect_timeout):
-                self._fail(f"no CONNECT within {patience} seconds", code=POLICY_VIOLATION, reason="connect_timeout")
+                problem = f"no CONNECT within {patience} seconds"
+                self._fail(problem, PLAIN_JSON, code=POLICY_VIOLATION, reason="connect_timeout")
             return
         super().beat(now)
         if self._stomp.receive_timeout is not None and now - self._received_at > self._stomp.receive_timeout:
@@ -162,7 +165,8 @@ class StompSession(Session):
             case stomp.Commit():
                 self._commit(event)
             case stomp.Invalid():
-                self._fail(event.message, event.body, event.receipt, reason=event.reason)
+                detail = event.body if self._greeted else f"{event.body} {PLAIN_JSON}"
+                self._fail(event.message, detail, event.receipt, reason=event.reason)
 
     async def _connect(self, event: stomp.Connect) -> None:
         receipt = event.headers.get("receipt")

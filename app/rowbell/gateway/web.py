@@ -7,6 +7,7 @@ Starlette.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,8 +25,11 @@ from rowbell.gateway.json_session import JsonSession
 from rowbell.gateway.origins import Origins
 from rowbell.gateway.session import Receive, Send, Session
 from rowbell.gateway.stomp_session import StompSession
+from rowbell.logs import get_logger
 from rowbell.metrics import REFUSED
 from rowbell.stomp.server import choose_subprotocol
+
+log = get_logger("gateway.web")
 
 Scope = MutableMapping[str, Any]
 
@@ -40,8 +44,17 @@ NO_SOCKJS = (
     "with the subprotocol v12.stomp, v11.stomp or v10.stomp.\n"
 )
 
+NO_UPGRADE = (
+    "Here is a WebSocket, and this request does not ask for one: the header `Upgrade: websocket` is missing. "
+    "If the client sent it, a proxy on the way has dropped it.\n"
+)
+
 WRITE = "rowbell.write"
 """The ASGI extension by which `websocket.WebSocketProtocol` offers what a session's Write says."""
+
+ORIGIN_INTERVAL = 60.0
+"""Seconds between two log lines about pages that may not connect: a browser hides the reason from its page."""
+COMPLAINT_CHARACTERS = 300
 
 SOON = 1.0
 """Seconds until what is refused for the gateway's sake, not the client's, is worth another try."""
@@ -55,12 +68,14 @@ class Web:
         self.settings = settings = gateway.settings
         self._gateway = gateway
         self._origins = Origins(settings.allowed_origins)
+        self._told_of_origin = -ORIGIN_INTERVAL
         self._admission = Admission(settings)
         self._http = Starlette(
             routes=[
                 Route("/live", self._live),
                 Route("/ready", self._ready),
                 Route("/ws/info", self._no_sockjs),
+                *(Route(path, self._no_upgrade) for path in sorted(PATHS)),
                 *routes,
             ]
         )
@@ -96,7 +111,14 @@ class Web:
         self._check_that_it_goes_on()
         origin, host = _headers(scope, b"origin"), _headers(scope, b"host")
         if complaint := self._origins.complaint(origin, host, secure=scope["scheme"] == "wss"):
+            self._tell_of_origin(complaint)
             raise Refused("origin", 403, complaint)
+
+    def _tell_of_origin(self, complaint: str) -> None:
+        now = time.monotonic()
+        if now - self._told_of_origin > ORIGIN_INTERVAL:
+            self._told_of_origin = now
+            log.warning("origin_refused", reason=complaint[:COMPLAINT_CHARACTERS])
 
     async def _identify(self, scope: Scope, seat: Seat) -> Identity | None:
         """Whom the handshake's token names; None if it has none. Refused if it is wrong, or theirs are too many."""
@@ -135,6 +157,9 @@ class Web:
 
     async def _no_sockjs(self, request: Request) -> PlainTextResponse:
         return PlainTextResponse(NO_SOCKJS, 404)
+
+    async def _no_upgrade(self, request: Request) -> PlainTextResponse:
+        return PlainTextResponse(NO_UPGRADE, 426, {"upgrade": "websocket", "connection": "upgrade"})
 
 
 def token_of(scope: Scope) -> str | None:

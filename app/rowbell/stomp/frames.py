@@ -138,10 +138,10 @@ class Parser:
         self._position = self._searched = start = begin.start() if begin else len(self._buffer)
         if begin and not _A <= self._buffer[start] <= _Z:
             # Told at once: who speaks JSON here would otherwise wait for an answer until it is cut off.
+            first = self._buffer[start : start + 20].decode("latin-1")
             raise ProtocolError(
                 "This is not a STOMP frame",
-                f"It begins with {bytes(self._buffer[start : start + 20])!r}; a frame begins with a command in "
-                "capitals, such as CONNECT.",
+                f"It begins with {first!a}; a frame begins with a command in capitals, such as CONNECT.",
             )
         return begin is not None
 

@@ -243,7 +243,7 @@ class Connection:
         """
         if self._state is State.CLOSED:
             raise self._not_now("ERROR")
-        headers = [("message", _UNSAFE_IN_MESSAGE.sub(" ", message).strip() or "error")]
+        headers = [("message", _UNSAFE_IN_MESSAGE.sub(" ", message.replace(": ", " - ")).strip() or "error")]
         if receipt:
             headers.append(("receipt-id", receipt))
         headers += [*self._error_headers, ("content-type", "text/plain")]
