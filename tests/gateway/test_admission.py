@@ -34,7 +34,10 @@ from rowbell.presence.memory import MemoryPresence
 from tests.gateway.certificates import Certificate
 from tests.gateway.conftest import TOKENS
 from tests.integration.processes import eventually
+from tests.integration.wire import upgrade
 from tests.postgres_server import PostgresServer
+
+LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 ELSEWHERE = "203.0.113.9"
 """An address that is not of this machine."""
@@ -475,8 +478,7 @@ class TestFront:
             for begun in (b"", b"GET /live HTTP/1.1\r\nHost: x\r\n"):
                 assert await answer(address, begun) == b""
             # One that has had an answer, and begins another request, too.
-            whole = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
-            assert (await answer(address, whole + b"GET /live")).startswith(b"HTTP/1.1 200")
+            assert (await answer(address, LIVE + b"GET /live")).startswith(b"HTTP/1.1 200")
 
     async def test_a_head_without_end_is_cut(self, server: PostgresServer) -> None:
         async with gateway(server) as address:
@@ -493,6 +495,47 @@ class TestFront:
                     with pytest.raises(ConnectionClosed):
                         await opened.recv()
             assert await hello(opened) == "CONNECTED"
+
+    async def test_a_connection_becomes_a_websocket_when_all_before_is_answered(self, server: PostgresServer) -> None:
+        async with gateway(server) as address:
+            reader, writer = await asyncio.open_connection(*address.split(":"))
+            writer.write(LIVE)
+            assert b" 200 " in await reader.readuntil(b"live\n")
+            writer.write(upgrade("/stomp", "x"))
+            assert b" 101 " in await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+            assert b" 101 " not in await answer(address, LIVE + upgrade("/stomp", "x"))
+
+    async def test_a_connection_whose_answers_are_not_read_becomes_no_websocket(
+        self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The WebSocket would not hear that the socket is full already, and write whatever there is into memory."""
+        made: list[front.FrontProtocol] = []
+
+        class Narrow(front.FrontProtocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                made.append(self)
+                super().connection_made(transport)
+
+        monkeypatch.setattr("rowbell.gateway.server.FrontProtocol", Narrow)
+        async with gateway(server) as address:
+            host, port = address.split(":")
+            with socket.socket() as opened:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                opened.connect((host, int(port)))
+                opened.setblocking(False)
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(20):
+                    while not (made and made[0].flow.write_paused):
+                        if not made or made[0].cycle is None or made[0].cycle.response_complete:
+                            await loop.sock_sendall(opened, LIVE)
+                        await asyncio.sleep(0)
+                    await loop.sock_sendall(opened, upgrade("/stomp", "x"))
+                    with contextlib.suppress(ConnectionError):
+                        while data := await loop.sock_recv(opened, 65536):
+                            assert b" 101 " not in data
 
     async def test_many_requests_on_one_connection_are_answered_whatever_their_length_together(
         self, server: PostgresServer

@@ -51,6 +51,14 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_is_here()
         super().on_headers_complete()  # type: ignore[no-untyped-call, unused-ignore]
 
+    def handle_websocket_upgrade(self) -> None:
+        """Only when all requests before it are answered, and their answers read: that the socket is full already the
+        WebSocket would never hear, and write without bounds."""
+        if self.flow.write_paused or self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
+            self.transport.abort()
+        else:
+            super().handle_websocket_upgrade()
+
     def _await_head(self) -> None:
         if self._impatience is None:
             self._impatience = self.loop.call_later(HEAD_TIMEOUT, self.transport.abort)
