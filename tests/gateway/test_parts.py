@@ -17,7 +17,7 @@ from rowbell.gateway.acknowledgements import Acknowledgements
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.gateway import OFFERS_A_TURN, Gateway
 from rowbell.gateway.replay import Pager
-from rowbell.gateway.subscription import FOLLOWED, State
+from rowbell.gateway.subscription import FOLLOWED, PAGE, State
 from rowbell.inbox import Epoch, Inbox
 from rowbell.inbox.inbox import OF_ONE
 from rowbell.notification import DELETED, Change
@@ -94,6 +94,11 @@ class Idle:
     def send_message(self, *_: Any) -> None: ...
 
 
+def asking(asked: list[Any]) -> Pager:
+    """A pager that keeps what it is asked."""
+    return cast(Pager, type("Asked", (), {"ask": lambda _, *query: asked.append(query)})())
+
+
 def test_a_pass_over_a_hundred_thousand_deletions_that_were_sent_already_ends() -> None:
     # Given a live feed that was sent them
     feed = Feed(cast(Any, Idle()), cast(Pager, None), "alice", "1", auto=True)
@@ -105,11 +110,32 @@ def test_a_pass_over_a_hundred_thousand_deletions_that_were_sent_already_ends() 
     subscription.drained()
     # When
     asked: list[Any] = []
-    feed._pager = cast(Pager, type("Asked", (), {"ask": lambda _, *query: asked.append(query)})())
+    feed._pager = asking(asked)
     feed.carry_out(subscription.passed(Snapshot(200_000, 200_000), array("q"), deleted))
     # Then it went through all pages and asks for the next pass
     assert subscription.state is State.LISTING
     assert len(asked) == 1
+
+
+async def test_a_pass_over_many_deletions_leaves_others_their_turn() -> None:
+    # Given a feed whose socket takes all, and a pass of ten pages of which none takes a query
+    session = Listing()
+    feed = Feed(cast(Any, session), cast(Pager, None), "alice", "1", auto=True)
+    feed.subscription.ledger.raise_floor(Snapshot(100, 100))
+    feed.subscription.drained()
+    asked: list[Any] = []
+    feed._pager = asking(asked)
+    deleted = {id: 100 + id for id in range(1, 10 * PAGE + 1)}
+    # When
+    feed.carry_out(feed.subscription.passed(Snapshot(200_000, 200_000), array("q"), deleted))
+    # Then it is one page a turn, and the next pass at the end
+    assert len(session.sent) == PAGE
+    turns = 1
+    while not asked:
+        await asyncio.sleep(0)
+        turns += 1
+    assert len(session.sent) == 10 * PAGE
+    assert turns >= 10
 
 
 async def test_whoever_sees_a_new_epoch_first_the_sweep_begins_anew() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
@@ -76,6 +77,9 @@ class Feed:
             if answer.query is not None:
                 self._pager.ask(self, answer.query)
             if answer.query is not None or not self._can_go_on():
+                return
+            if answer.send:  # others have their turn: a pass may have thousands of pages that need no query
+                asyncio.get_running_loop().call_soon(self.drained)
                 return
             answer = self.subscription.drained()
 
