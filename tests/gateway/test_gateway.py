@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import jwt
 import psycopg
@@ -20,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rowbell.bus import Bundle
 from rowbell.config import MAX_SUBSCRIPTIONS, MAX_UNACKNOWLEDGED, Settings
+from rowbell.gateway import badge
 from rowbell.gateway.session import ANSWER_CHARACTERS
 from rowbell.gateway.web import PATHS
 from rowbell.notification import Change
@@ -31,6 +33,7 @@ from tests.integration.wire import masked, upgrade
 
 Database = psycopg.AsyncConnection[tuple[object, ...]]
 NOTIFICATIONS = "/user/queue/notifications"
+UNREAD = "/user/queue/unread"
 
 
 @asynccontextmanager
@@ -338,6 +341,24 @@ class TestSession:
         async with raw_socket(running_gateway, "deaf") as (_, writer):
             demand = masked(f"UNSUBSCRIBE\nid:none\nreceipt:{'r' * 8000}\n\n\0".encode())
             assert ANSWER_CHARACTERS < await most_owed(running_gateway, writer, demand) < 80_000
+
+    async def test_a_number_that_waited_comes_when_others_are_refused(
+        self, running_gateway: Running, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(badge, "UNACKNOWLEDGED", 2)
+        async with socket(running_gateway) as opened:
+            await say_hello(opened, "refuses")
+            await opened.send(f"SUBSCRIBE\nid:1\ndestination:{UNREAD}\nack:client-individual\n\n\0")
+            none = await next_frame(opened)
+            await insert(database, "refuses")
+            one = await next_frame(opened)
+            await insert(database, "refuses")
+            [session] = running_gateway.gateway._sessions
+            [waits] = cast(list[badge.Badge], list(session._subscriptions.values()))
+            await eventually("it is counted", lambda: waits._counted == 2)
+            await eventually("nothing has expired", lambda: running_gateway.gateway._unread._looked_at is not None)
+            await opened.send("".join(f"NACK\nid:{each.headers['ack']}\n\n\0" for each in (none, one)))
+            assert (await next_frame(opened)).body == '{"unread":2}'
 
     async def test_a_client_that_does_not_acknowledge_is_sent_no_more_until_it_does(
         self, running_gateway: Running, database: Database

@@ -281,6 +281,10 @@ class Session(ABC):
             self._gateway.acknowledgements.add(id, self.user)
         if receipt is not None and self._may_promise(receipt):
             self._answer_when(self._gateway.acknowledgements.written(), receipt)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The queue is empty, or fewer messages wait for the client's answer: what waited for that need not."""
         for each in tuple(self._subscriptions.values()):
             each.drained()
 
@@ -379,8 +383,7 @@ class Session(ABC):
         finally:
             self._writer = None
         if self._closing is None:
-            for each in tuple(self._subscriptions.values()):
-                each.drained()
+            self._go_on()
 
     async def _write_queue(self) -> None:
         while self._queue:

@@ -156,6 +156,7 @@ class StompSession(Session):
                 refused = (id for id in event.tokens if isinstance(id, int) and id != NO_DELIVERY)
                 self._refused.update(islice(refused, REFUSED - len(self._refused)))
                 self.send_receipt(event.receipt)
+                self._go_on()
             case stomp.Disconnect():
                 await self._disconnect(event)
             case stomp.Send():

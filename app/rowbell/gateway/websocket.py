@@ -25,7 +25,8 @@ PIECE = 4096
 
 LINGER = 2.0
 """Seconds in which what a refused client still sends is read and thrown away, until it closes too. A socket that is
-closed with something unread is reset, and its client may never see the close frame that says why."""
+closed with something unread is reset, and its client may never see the close frame that says why. With TLS, which has
+no half-closed connections, it always takes that long."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
