@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Page, Route, expect
 
+from rowbell.auth import Tokens
+from rowbell.config import Settings
 from tests.clients.stock import STOMPJS
-from tests.integration.processes import Gateway, eventually
+from tests.clients.tap import Tap
+from tests.integration.processes import eventually
 from tests.integration.rows import Database, delivered, insert, unread
 from tests.integration.systems import PostgresOnly
 from tests.test_docs import blocks
@@ -39,20 +44,49 @@ def section(document: str, heading: str) -> str:
 
 
 STOMPJS_IN_README, JSON_IN_README, MARK_AS_READ = blocks(section("README.md", "## Use"), "js")
-[JSON_IN_CLIENTS] = blocks(section("docs/clients.md", "## Plain JSON"), "js")
+JSON_IN_CLIENTS, RECONNECTING_JSON = blocks(section("docs/clients.md", "## Plain JSON"), "js")
 INBOX_JS = "\n".join(blocks(section("docs/clients.md", "## Browser: @stomp/stompjs"), "js"))
 [INBOX_HTML] = blocks(section("docs/clients.md", "## Browser: @stomp/stompjs"), "html")
 [STOMP_PY] = blocks(section("docs/clients.md", "## Python: stomp.py"), "python")
 
 
+EXPIRED = -60
+"""The lifetime of a token that is refused."""
+NEARLY_EXPIRED = 1 - Settings().jwt_leeway
+"""The lifetime of one with which a session lasts for a second at most."""
+AWAY = "the application is away"
+
+
+class Application:
+    """It issues tokens of these lifetimes, one after the other, and then the last again; None: it fails."""
+
+    def __init__(self, system: PostgresOnly, user: str, *lifetimes: int | None) -> None:
+        self.asked: list[float] = []
+        """When, in seconds."""
+        self._tokens = Tokens(system.env["ROWBELL_JWT_SECRET"])
+        self._user = user
+        self._lifetimes = list(lifetimes)
+
+    def fresh_token(self) -> str:
+        self.asked.append(time.monotonic())
+        lifetime = self._lifetimes.pop(0) if len(self._lifetimes) > 1 else self._lifetimes[0]
+        if lifetime is None:
+            raise ConnectionError(AWAY)
+        return self._tokens.issue(self._user, lifetime)
+
+    def waits(self) -> list[float]:
+        """Between each time that it was asked and the next."""
+        return [after - before for before, after in pairwise(self.asked)]
+
+
 class Window:
     """A page of the gateway's origin, and what its scripts have said."""
 
-    def __init__(self, page: Page, gateway: Gateway) -> None:
+    def __init__(self, page: Page, port: int) -> None:
         self.page = page
         self.said: list[list[Any]] = []
-        """The arguments of each `console.log`, in order."""
-        self._address = f"127.0.0.1:{gateway.port}"
+        """The arguments of each `console.log` or `console.error`, in order."""
+        self._address = f"127.0.0.1:{port}"
 
     async def open(self) -> None:
         self.page.on("console", self._keep)
@@ -67,18 +101,20 @@ class Window:
         """The document's lines, with the address of the gateway of the test."""
         return script.replace(ADDRESS, self._address)
 
-    async def until_said(self, *arguments: Any) -> None:
-        await eventually(f"{arguments} in {self.said}", lambda: list(arguments) in self.said)
+    async def ask(self, application: Application) -> None:
+        await self.page.expose_function("freshToken", application.fresh_token)
+
+    async def until_said(self, *arguments: Any, times: int = 1) -> None:
+        await eventually(f"{arguments} in {self.said}", lambda: self.said.count(list(arguments)) >= times)
 
     async def until_told(self, event: str, id: int) -> dict[str, Any]:
-        """The notification that was logged whole."""
+        await eventually(f"{event} {id}", lambda: self.told(event, id))
+        return self.told(event, id)[0]
 
-        def told() -> list[dict[str, Any]]:
-            objects = [what[0] for what in self.said if isinstance(what[0], dict)]
-            return [one for one in objects if (one.get("event"), one.get("id")) == (event, id)]
-
-        await eventually(f"{event} {id}", told)
-        return told()[0]
+    def told(self, event: str, id: int) -> list[dict[str, Any]]:
+        """The notifications that were logged whole."""
+        objects = [what[0] for what in self.said if isinstance(what[0], dict)]
+        return [one for one in objects if (one.get("event"), one.get("id")) == (event, id)]
 
     async def _keep(self, message: ConsoleMessage) -> None:
         if message.args:  # else they are the browser's own words
@@ -86,8 +122,9 @@ class Window:
 
 
 @pytest_asyncio.fixture(loop_scope="package")
-async def window(chromium: Browser, postgres_only: PostgresOnly) -> AsyncIterator[Window]:
-    window = Window(await chromium.new_page(), postgres_only.gateway(0))
+async def window(chromium: Browser, tap: Tap) -> AsyncIterator[Window]:
+    """Of a gateway behind the tap."""
+    window = Window(await chromium.new_page(), tap.port)
     await window.open()
     yield window
     assert not [what for what in window.said if what[0] == "pageerror"]
@@ -101,7 +138,7 @@ async def test_stompjs_as_the_readme_has_it_shows_acknowledges_and_marks_as_read
     alice = user("alice")
     old = await insert(owner, alice, "Old: 👋")
     await window.page.add_script_tag(path=STOMPJS)
-    await window.run(f"const token = {json.dumps(postgres_only.token(alice))};")
+    await window.ask(Application(postgres_only, alice, 3600))
     # When
     await window.run(STOMPJS_IN_README)
     # Then
@@ -120,6 +157,28 @@ async def test_stompjs_as_the_readme_has_it_shows_acknowledges_and_marks_as_read
     assert (await window.until_told("updated", old))["readAt"] is not None
     await window.until_said({"unread": 0})
     assert await unread(owner, alice) == []
+
+
+async def test_stompjs_as_the_readme_has_it_says_why_it_is_refused_and_comes_back_with_a_fresh_token(
+    window: Window, postgres_only: PostgresOnly, owner: Database, user: Names
+) -> None:
+    # Given
+    alice = user("alice")
+    old = await insert(owner, alice)
+    application = Application(postgres_only, alice, EXPIRED, None, NEARLY_EXPIRED, 3600)
+    await window.page.add_script_tag(path=STOMPJS)
+    await window.ask(application)
+    # When
+    await window.run(STOMPJS_IN_README)
+    # Then
+    await eventually("it was let in twice", lambda: window.told("created", old)[1:], within=40)
+    assert len(application.asked) == 4
+    assert [str(what[0]) for what in window.said if not isinstance(what[0], dict)] == [
+        "the token is refused - it has expired",
+        AWAY,
+        "the token is refused - it is malformed",  # as there is none
+        "token expired",
+    ]
 
 
 async def test_plain_json_as_the_readme_has_it_shows_what_comes(
@@ -149,6 +208,52 @@ async def test_plain_json_as_clients_has_it_shows_what_comes_and_counts(
     new = await insert(owner, alice, "New")
     await window.until_said("created", new, "New")
     await window.until_said("2 unread")
+
+
+async def test_plain_json_that_reconnects_survives_a_cut_an_expired_token_and_an_application_that_is_away(
+    window: Window, tap: Tap, postgres_only: PostgresOnly, owner: Database, user: Names
+) -> None:
+    # Given
+    alice = user("alice")
+    application = Application(postgres_only, alice, 3600, None, EXPIRED, EXPIRED, NEARLY_EXPIRED, 3600)
+    await window.ask(application)
+    await window.run(RECONNECTING_JSON)
+    await window.until_said("0 unread")
+    # When
+    tap.cut()
+    meanwhile = await insert(owner, alice, "Meanwhile")
+    # Then it is let in with the fifth token, which expires, and with the sixth
+    await window.until_said("created", meanwhile, "Meanwhile", times=2)
+    after = await insert(owner, alice, "After")
+    await window.until_said("created", after, "After")
+    assert [str(what[0]) for what in window.said if what[0] not in ("created", "0 unread", "1 unread", "2 unread")] == [
+        AWAY,
+        "token expired",
+    ]
+    # and it waits longer each time, until it has been let in
+    *growing, last = application.waits()
+    assert all(waited >= least for waited, least in zip(growing, [0.25, 0.5, 1, 2], strict=True))
+    assert last < 4, "the next after them, of a session of a second"
+
+
+async def test_plain_json_that_reconnects_gives_up_a_connection_that_carries_nothing(
+    window: Window, tap: Tap, postgres_only: PostgresOnly, owner: Database, user: Names
+) -> None:
+    # Given a connection that lasts, as its pings are answered
+    alice = user("alice")
+    application = Application(postgres_only, alice, 3600)
+    await window.ask(application)
+    assert "20000" in RECONNECTING_JSON
+    await window.run(RECONNECTING_JSON.replace("20000", "500"))
+    await window.until_said("0 unread")
+    await asyncio.sleep(2)
+    assert len(application.asked) == 1
+    # When
+    tap.freeze()
+    row = await insert(owner, alice)
+    # Then
+    await window.until_said("created", row, "Hello")
+    assert len(application.asked) == 2
 
 
 async def test_the_inbox_of_clients_lists_toasts_rings_and_reads(

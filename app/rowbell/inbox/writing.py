@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors, sql
 
 LIMITS = {
-    "recipient_id": "1 to 255 characters, no control characters, none of / * # :",
+    "recipient_id": "1 to 255 characters, no control characters, none of / * # : but the colon of topic:NAME",
     "title": "1 to 500 characters, no control characters but tab and line ends",
     "type": "1 to 100 of A-Z a-z 0-9 _ . -",
     "body": "at most 16384 bytes of UTF-8, no control characters but tab and line ends",
