@@ -26,8 +26,14 @@ class Certificate:
     keyfile: Path
 
     @classmethod
-    def made(cls, directory: Path, name: str = "tls", passphrase: bytes | None = None) -> Certificate:
-        """A certificate that signs itself, and its key."""
+    def made(
+        cls,
+        directory: Path,
+        name: str = "tls",
+        passphrase: bytes | None = None,
+        lasts: datetime.timedelta = datetime.timedelta(days=1),
+    ) -> Certificate:
+        """A certificate that signs itself and is a day old, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
         now = datetime.datetime.now(datetime.UTC)
@@ -35,7 +41,7 @@ class Certificate:
         certificate = (
             x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_after(now + lasts)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .sign(key, hashes.SHA256())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 import socket
@@ -10,10 +12,12 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import requests
+from cryptography import x509
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
@@ -114,6 +118,18 @@ class TestTls:
         ended = subprocess.run(mixed, env=env, capture_output=True, text=True, timeout=30)
         assert "ROWBELL_SSL_KEYFILE: the key in" in ended.stderr
 
+    def test_an_expired_certificate_is_served_and_warned_of(self, postgres_only: PostgresOnly, tmp_path: Path) -> None:
+        expired = Certificate.made(tmp_path, lasts=-timedelta(hours=1))
+        end = x509.load_pem_x509_certificate(expired.certfile.read_bytes()).not_valid_after_utc
+        log = tmp_path / "gateway.log"
+        with running(gateway := ExpiredGateway(postgres_only.settings, log, expired)):
+            assert gateway.ready()
+        warnings = [json.loads(line) for line in log.read_text().splitlines() if "certificate_expired" in line]
+        assert [(each["level"], each["expired_at"]) for each in warnings] == [("warning", end.isoformat())]
+
+    def test_a_certificate_that_is_good_is_not_warned_of(self, gateway: TlsGateway) -> None:
+        assert "certificate_expired" not in gateway.log.read_text()
+
     def test_embedded_has_none(self, certificate: Certificate) -> None:
         from rowbell.cli import _parser
         from rowbell.config import Settings
@@ -121,6 +137,18 @@ class TestTls:
         args = _parser().parse_args(["serve", "--embedded", "--ssl-certfile", str(certificate.certfile)])
         with pytest.raises(SettingsError, match="without TLS"):
             args.run(args, Settings())
+
+
+class ExpiredGateway(TlsGateway):
+    """Its certificate is not looked at."""
+
+    def ready(self) -> bool:
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname = False
+        client.verify_mode = ssl.CERT_NONE
+        with contextlib.suppress(OSError):
+            return shake_hands(self, client) == "TLSv1.3"
+        return False
 
 
 def shake_hands(gateway: TlsGateway, client: ssl.SSLContext) -> str | None:

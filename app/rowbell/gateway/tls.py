@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
 
 from rowbell.config import Settings
 from rowbell.errors import SettingsError
+from rowbell.logs import get_logger
+
+log = get_logger("gateway.tls")
 
 
 def context(settings: Settings) -> ssl.SSLContext | None:
@@ -33,7 +41,15 @@ def context(settings: Settings) -> ssl.SSLContext | None:
             f"ROWBELL_SSL_CERTFILE: no certificate with its key can be read from {files}. Both are PEM, "
             "-----BEGIN CERTIFICATE----- and -----BEGIN PRIVATE KEY-----, in one file or in two."
         ) from None
+    _warn_if_expired(certificate)
     return tls
+
+
+def _warn_if_expired(file: str) -> None:
+    with suppress(ValueError):  # OpenSSL has taken it, and is less strict
+        certificate = x509.load_pem_x509_certificate(Path(file).read_bytes())
+        if (end := certificate.not_valid_after_utc) < datetime.now(UTC):
+            log.warning("certificate_expired", file=file, expired_at=end.isoformat(), effect="clients refuse it")
 
 
 def _try_to_read(name: str, file: str | None) -> None:
