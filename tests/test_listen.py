@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +23,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from rowbell.auth import Tokens, bearer
+from rowbell.auth import Identity, Tokens, bearer
 from rowbell.cli.listen import coloured, one_line, plain
 from rowbell.cli.listener import Known, Listener
 from rowbell.stomp import server as stomp
+from tests.gateway.certificates import Certificate
 
 SECRET = "0123456789abcdef0123456789abcdef"
 PATIENCE = 30.0
@@ -49,6 +53,8 @@ class Client:
     socket: ServerConnection
     connection: stomp.Connection
     user: str
+    topics: tuple[str, ...]
+    """Those that its token allows."""
     subscribe: stomp.Subscribe
     acknowledged: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
     beaten: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,6 +85,10 @@ class Gateway:
         self.url = ""
         self.refusal: str | None = None
         """What CONNECT is refused with."""
+        self.forbidden: str | None = None
+        """The destination to which nobody may subscribe."""
+        self.retry_after: str | None = None
+        """What a handshake that is refused is told with `Retry-After`."""
         self.status: HTTPStatus | None = None
         """What the next handshake is refused with; those of `PASSING` once, others always."""
         self._beat = beat
@@ -92,7 +102,7 @@ class Gateway:
     async def serve(self, socket: ServerConnection) -> None:
         connection = stomp.Connection("s", subprotocol=socket.subprotocol, beat=self._beat)
         client: Client | None = None
-        user = ""
+        identity = Identity("", None)
         try:
             async for data in socket:
                 connection.receive_data(data)
@@ -104,10 +114,13 @@ class Gateway:
                             await socket.send(connection.error(self.refusal))
                             await socket.close(1008)
                         case stomp.Connect():
-                            user = Tokens(SECRET).verify(bearer(event.headers["Authorization"])).user
-                            await socket.send(connection.connected(user))
+                            identity = Tokens(SECRET).verify(bearer(event.headers["Authorization"]))
+                            await socket.send(connection.connected(identity.user))
+                        case stomp.Subscribe(destination=destination) if destination == self.forbidden:
+                            await socket.send(connection.error("not for you", "The topics are in the token."))
+                            await socket.close(1008)
                         case stomp.Subscribe():
-                            client = Client(socket, connection, user, event)
+                            client = Client(socket, connection, identity.user, identity.topics, event)
                             self._clients.put_nowait(client)
                         case stomp.Ack():
                             assert client is not None
@@ -124,16 +137,24 @@ class Gateway:
             return None
         if status in PASSING:
             self.status = None
-        return socket.respond(status, "This is why.\n")
+        response = socket.respond(status, "This is why.\n")
+        if self.retry_after is not None:
+            response.headers["Retry-After"] = self.retry_after
+        return response
 
 
 @asynccontextmanager
-async def gateway(beat: tuple[int, int] = (0, 0)) -> AsyncIterator[Gateway]:
+async def gateway(beat: tuple[int, int] = (0, 0), certificate: Certificate | None = None) -> AsyncIterator[Gateway]:
     running = Gateway(beat)
+    tls = None if certificate is None else ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if tls is not None and certificate is not None:
+        tls.load_cert_chain(certificate.certfile, certificate.keyfile)
     protocols = [Subprotocol("v12.stomp")]
-    async with serve(running.serve, "127.0.0.1", 0, process_request=running.answer, subprotocols=protocols) as server:
+    async with serve(
+        running.serve, "127.0.0.1", 0, process_request=running.answer, subprotocols=protocols, ssl=tls
+    ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
-        running.url = f"ws://127.0.0.1:{port}/ws"
+        running.url = f"{'ws' if tls is None else 'wss'}://127.0.0.1:{port}/ws"
         yield running
 
 
@@ -164,11 +185,11 @@ class Listening:
 
 
 @asynccontextmanager
-async def listening(url: str, *options: str) -> AsyncIterator[Listening]:
+async def listening(url: str, *options: str, **environ: str) -> AsyncIterator[Listening]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ROWBELL_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "rowbell", "listen", "alice", "--url", url, *options,
-        env=kept | {"ROWBELL_JWT_SECRET": SECRET},
+        env=kept | {"ROWBELL_JWT_SECRET": SECRET} | environ,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         # A test run in the background has SIGINT ignored, and so would have its children.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
@@ -269,10 +290,55 @@ async def test_it_waits_for_a_gateway_that_does_not_let_it_in_yet(status: HTTPSt
             assert json.loads(await alice.line())["id"] == 1
 
 
+async def test_it_comes_again_when_the_gateway_says_so() -> None:
+    async with gateway() as server:
+        server.status, server.retry_after = HTTPStatus.SERVICE_UNAVAILABLE, "2"
+        async with listening(server.url) as alice:
+            said = await alice.says("503")
+
+            assert said == "rowbell: the gateway answers 503: This is why; connecting again in 2.0 s\n"
+            await alice.says("connected")
+
+
+async def test_the_end_of_a_session_is_told_with_its_reason_and_what_to_do() -> None:
+    async with gateway() as server, listening(server.url) as alice:
+        client = await server.client()
+        await client.live()
+
+        await client.socket.send(client.connection.error("token revoked", "Log in again, and connect with a new one."))
+
+        assert await alice.says("ends") == (
+            "rowbell: the gateway ends the connection: token revoked. Log in again, and connect with a new one.\n"
+        )
+
+
+async def test_a_topic_is_followed_with_a_token_that_allows_it() -> None:
+    async with gateway() as server, listening(server.url, "--json", "--topic", "news.sport") as alice:
+        client = await server.client()
+        assert client.subscribe.destination == "/topic/news.sport"
+        assert client.topics == ("news.sport",)
+
+        await client.live()
+        await client.send(shown(1, recipientId="topic:news.sport"))
+
+        assert json.loads(await alice.line())["id"] == 1
+        assert await alice.says("live") == "rowbell: live\n"
+
+
+async def test_a_subscription_that_is_refused_ends_it() -> None:
+    async with gateway() as server:
+        server.forbidden = "/topic/secrets"
+        async with listening(server.url, "--topic", "secrets") as alice:
+            assert await alice.says("refuses") == (
+                "rowbell: the gateway refuses the subscription: not for you. The topics are in the token.\n"
+            )
+            assert await alice.status() == 1
+
+
 @asynccontextmanager
 async def listening_here(url: str, beat: tuple[int, int]) -> AsyncIterator[None]:
     """The same in this process, with heart-beats that a test can wait for."""
-    listener = Listener(url, lambda: Tokens(SECRET).issue("alice", 60), "auto", lambda *_: None, beat)
+    listener = Listener(url, "alice", lambda: Tokens(SECRET).issue("alice", 60), "auto", lambda *_: None, beat=beat)
     task = asyncio.create_task(listener.run())
     try:
         yield
@@ -320,19 +386,77 @@ async def test_a_handshake_that_will_never_succeed_ends_it(status: HTTPStatus) -
             assert await alice.status() == 1
 
 
-async def test_a_url_of_another_kind_ends_it_without_showing_its_token() -> None:
-    async with listening("http://127.0.0.1/ws?token=hunter2") as alice:
+async def test_a_url_that_is_no_websockets_ends_it_without_showing_its_token() -> None:
+    async with listening("ws://127.0.0.1/ws?token=hunter2#top") as alice:
         assert await alice.says("not the URL") == (
-            "rowbell: http://127.0.0.1/ws?token=******** is not the URL of a WebSocket: ws://host:port/ws\n"
+            "rowbell: ws://127.0.0.1/ws?token=******** is not the URL of a WebSocket: ws://host:port/ws\n"
         )
         assert await alice.status() == 1
 
 
-async def test_a_token_from_elsewhere_names_the_user() -> None:
+async def test_a_certificate_that_nobody_vouches_for_ends_it_with_how_to_trust_it(tmp_path: Path) -> None:
+    certificate = Certificate.made(tmp_path)
+    async with gateway(certificate=certificate) as server:
+        async with listening(server.url) as alice:
+            assert await alice.says("certificate") == (
+                f"rowbell: the certificate of {server.url} cannot be trusted: self-signed certificate. "
+                "To trust its issuer: SSL_CERT_FILE=ca.pem\n"
+            )
+            assert await alice.status() == 1
+        async with listening(server.url, SSL_CERT_FILE=str(certificate.certfile)) as alice:
+            await alice.says("connected")
+
+
+async def test_a_certificate_that_has_expired_ends_it(tmp_path: Path) -> None:
+    certificate = Certificate.made(tmp_path, lasts=-timedelta(hours=1))
+    async with (
+        gateway(certificate=certificate) as server,
+        listening(server.url, SSL_CERT_FILE=str(certificate.certfile)) as alice,
+    ):
+        assert (await alice.says("certificate")).endswith("cannot be trusted: certificate has expired\n")
+        assert await alice.status() == 1
+
+
+async def test_a_gateway_that_speaks_tls_may_be_meant_where_none_answers(tmp_path: Path) -> None:
+    async with (
+        gateway(certificate=Certificate.made(tmp_path)) as server,
+        listening(server.url.replace("wss://", "ws://")) as alice,
+    ):
+        assert "; with TLS it is wss://); connecting again in" in await alice.says("no connection")
+
+
+async def test_a_gateway_that_speaks_no_tls_ends_it() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")  # as a gateway does
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
+        async with listening(url) as alice:
+            assert (await alice.says("does not speak TLS")).endswith(": without it is ws://\n")
+            assert await alice.status() == 1
+
+
+async def test_a_token_from_elsewhere_is_used() -> None:
+    token = Tokens(SECRET).issue("alice", 60, topics=["elsewhere"])
+    async with gateway() as server, listening(server.url, "--token", token):
+        assert (await server.client()).topics == ("elsewhere",)
+
+
+async def test_an_empty_token_is_shown_to_the_gateway_and_none_is_made_instead() -> None:
+    async with gateway() as server:
+        server.refusal = "the token is missing"
+        async with listening(server.url, "--token", "", ROWBELL_JWT_SECRET="") as alice:
+            assert await alice.says("missing") == "rowbell: the gateway refuses the connection: the token is missing\n"
+
+
+async def test_a_token_of_somebody_else_ends_it() -> None:
     token = Tokens(SECRET).issue("bob", 60)
-    async with gateway() as server, listening(server.url, "--token", token) as listener:
-        assert (await server.client()).user == "bob"
-        assert "as bob" in await listener.says("connected")
+    async with gateway() as server, listening(server.url, "--token", token) as alice:
+        said = await alice.says("token")
+
+        assert said == "rowbell: the token names bob, not alice: rowbell listen bob --token TOKEN\n"
+        assert await alice.status() == 1
 
 
 async def test_ctrl_c_ends_it_and_closes_the_connection() -> None:

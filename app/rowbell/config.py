@@ -8,6 +8,7 @@ value's problem and an example.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -107,7 +108,7 @@ def _check_hosts(rest: str, may_be_local: bool) -> None:
 
 def _secret(value: str) -> str:
     if (size := len(value.encode())) < MIN_SECRET_BYTES:
-        raise ValueError(f"it has {size} bytes, HS256 needs at least {MIN_SECRET_BYTES}")
+        raise ValueError(f"HS256 needs at least {MIN_SECRET_BYTES} bytes, and it has {size}")
     return value
 
 
@@ -418,8 +419,12 @@ class Settings:
     )
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Read every `ROWBELL_*` setting. SettingsError names each one that is wrong; an empty one is unset."""
+    def from_env(cls, environ: Mapping[str, str], warn: Callable[[str], None] = lambda warning: None) -> Settings:
+        """Read every `ROWBELL_*` setting; an empty one is unset. SettingsError names each one that is wrong; `warn` is
+        told of each name that is none.
+        """
+        for warning in _unknown(environ):
+            warn(warning)
         values: dict[str, Any] = {}
         problems: list[str] = []
         for field in dataclasses.fields(cls):
@@ -456,6 +461,23 @@ DEFAULTS = Settings()
 
 def environment_name(field_name: str) -> str:
     return PREFIX + field_name.upper()
+
+
+def parsed(name: str, text: str) -> Any:
+    """The value of the setting of this field name. ValueError says what is wrong with the text."""
+    (field,) = (field for field in dataclasses.fields(Settings) if field.name == name)
+    return field.metadata["parse"](text)
+
+
+def _unknown(environ: Mapping[str, str]) -> Iterator[str]:
+    """A warning for each variable that looks like a setting and is none, with the one that may be meant."""
+    known = [field.name.upper() for field in dataclasses.fields(Settings)]
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in known or not environ[name]:
+            continue
+        near = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1)
+        meant = f": did you mean {PREFIX}{near[0]}?" if near else "; rowbell config shows all that there are"
+        yield f"{name} is no setting, and is not looked at{meant}"
 
 
 def _complaint(field: dataclasses.Field[Any], problem: str) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rowbell.cli.options import setting
 from rowbell.config import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ EXAMPLE = """example:
 
   rowbell listen alice --json | jq .title                     # one JSON object a line
   rowbell listen alice --url wss://example.org/ws --token "$TOKEN"
+  rowbell listen alice --topic news.sport                     # whether a token allows it: --token "$TOKEN"
+  SSL_CERT_FILE=ca.pem rowbell listen alice --url wss://127.0.0.1:8114/ws    # with a certificate of your own
 
 What arrives goes to standard output, the state of the connection to standard error. Ctrl-C ends it."""
 
@@ -29,7 +32,7 @@ TOKEN_LIFETIME = 3600
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`rowbell listen USER [--url URL] [--token TOKEN] [--ack MODE] [--json]`."""
+    """`rowbell listen USER [--url URL] [--token TOKEN] [--topic NAME] [--ack MODE] [--json]`."""
     parser = subparsers.add_parser(
         "listen",
         help="connect as a user and print what arrives",
@@ -37,8 +40,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=EXAMPLE,
     )
     parser.add_argument("user", metavar="USER", help="who to be; the token is made with ROWBELL_JWT_SECRET")
-    parser.add_argument("--url", help="the gateway's WebSocket, instead of ROWBELL_GATEWAY_URL")
-    parser.add_argument("--token", help="a token from elsewhere: its subject counts then, not USER")
+    parser.add_argument(
+        "--url", type=setting("gateway_url"), help="the gateway's WebSocket, instead of ROWBELL_GATEWAY_URL"
+    )
+    parser.add_argument("--token", help="a token of USER from elsewhere")
+    parser.add_argument(
+        "--topic", metavar="NAME", help="follow this topic, from now on, instead of the notifications of USER"
+    )
     parser.add_argument(
         "--ack",
         choices=("auto", "client-individual"),
@@ -53,20 +61,23 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Listen until the process is stopped. RowbellError when the gateway says that we may never come in."""
     import asyncio
 
-    from rowbell.cli.listener import Listener
+    from rowbell.cli.listener import NOTIFICATIONS, Listener
 
     url = args.url or settings.gateway_url
-    asyncio.run(Listener(url, _token_source(args, settings), args.ack, _printer(args)).run())
+    destination = f"/topic/{args.topic}" if args.topic is not None else NOTIFICATIONS
+    source = _token_source(args, settings)
+    asyncio.run(Listener(url, args.user, source, args.ack, _printer(args), destination).run())
     return 0
 
 
 def _token_source(args: argparse.Namespace, settings: Settings) -> Callable[[], str]:
     from rowbell.auth import Tokens
 
-    if args.token:
+    if args.token is not None:
         return lambda: str(args.token)
     tokens = Tokens.for_issuing(settings)
-    return lambda: tokens.issue(args.user, TOKEN_LIFETIME)
+    claims: dict[str, Any] = {"topics": [args.topic]} if args.topic is not None else {}
+    return lambda: tokens.issue(args.user, TOKEN_LIFETIME, **claims)
 
 
 def _printer(args: argparse.Namespace) -> Show:

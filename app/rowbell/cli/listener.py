@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import re
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from rowbell.backoff import backoff
+from rowbell.cli.status import say
 from rowbell.config import hide_password
 from rowbell.errors import RowbellError
 from rowbell.stomp.client import HEART_BEAT, AckMode, Client, ClientEvent, Connected, Error, Message, Receipt
@@ -23,8 +26,8 @@ Row = dict[str, Any]
 Show = Callable[[str, Row, bool], None]
 """Prints a row, given as its JSON text and as an object, and whether it is replayed; returns when it is out."""
 
-DESTINATION = "/user/queue/notifications"
-SUBSCRIPTION = "notifications"
+NOTIFICATIONS = "/user/queue/notifications"
+SUBSCRIPTION = "listen"
 SUBPROTOCOL = Subprotocol("v12.stomp")
 
 TOO_MANY = 429
@@ -32,6 +35,9 @@ TOO_MANY = 429
 
 ANSWER_TIMEOUT = 15.0
 """Seconds for the gateway to accept the connection, and for it to answer CONNECT."""
+UNKNOWN_ISSUER = {18, 19, 20, 21}
+"""What OpenSSL says of a certificate that signs itself, or whose issuer it does not know (X509_V_ERR_...)."""
+
 BEAT = (10_000, 10_000)
 """Milliseconds: how often we can send a heart-beat, and how often we want to hear one."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
@@ -56,20 +62,34 @@ class Known:
 class Listener:
     """One subscription, kept up over any number of connections.
 
-    `token` gives the token for the next connection. `show` is acknowledged when it returns.
+    `token` gives the token of `user` for the next connection. `show` is acknowledged when it returns.
     """
 
     def __init__(
-        self, url: str, token: Callable[[], str], ack: AckMode, show: Show, beat: tuple[int, int] = BEAT
+        self,
+        url: str,
+        user: str,
+        token: Callable[[], str],
+        ack: AckMode,
+        show: Show,
+        destination: str = NOTIFICATIONS,
+        beat: tuple[int, int] = BEAT,
     ) -> None:
         self._url = url
+        self._shown_url = hide_password(url)
+        self._user = user
         self._token = token
         self._ack = ack
         self._show = show
+        self._destination = destination
         self._beat = beat
         self._known = Known()
         self._connected = False
         """Tracks whether the gateway has let us in, on the present connection."""
+        self._live = False
+        """Tracks whether it has taken the subscription, on the present connection."""
+        self._retry_after = 0.0
+        """Tracks for how many seconds it wants to be left alone."""
 
     async def run(self) -> None:
         """Connect, and connect again, for ever."""
@@ -78,13 +98,14 @@ class Listener:
             reason = await self._connect()
             if self._connected:
                 delays = backoff(FIRST_DELAY, LONGEST_DELAY)
-            delay = next(delays)
-            _say(f"{reason}; connecting again in {delay:.1f} s")
+            delay = max(next(delays), self._retry_after)
+            say(f"{reason.rstrip('.')}; connecting again in {delay:.1f} s")
             await asyncio.sleep(delay)
 
     async def _connect(self) -> str:
         """One connection, to its end; the result is why it ended."""
-        self._connected = False
+        self._connected = self._live = False
+        self._retry_after = 0.0
         token = self._token()
         try:
             socket = await connect(
@@ -95,11 +116,20 @@ class Listener:
                 max_size=None,  # the STOMP client has its own limit
             )
         except InvalidURI:
-            raise RowbellError(f"{hide_password(self._url)} is not the URL of a WebSocket: ws://host:port/ws") from None
+            raise RowbellError(f"{self._shown_url} is not the URL of a WebSocket: ws://host:port/ws") from None
         except InvalidStatus as refusal:
-            return _refused(refusal.response.status_code, bytes(refusal.response.body or b""))
+            return self._refused(refusal.response)
+        except ssl.SSLCertVerificationError as error:
+            hint = ". To trust its issuer: SSL_CERT_FILE=ca.pem" if error.verify_code in UNKNOWN_ISSUER else ""
+            problem = f"the certificate of {self._shown_url} cannot be trusted: {error.verify_message}{hint}"
+            raise RowbellError(problem) from None
         except (OSError, TimeoutError, InvalidHandshake) as error:
-            return f"no connection to {hide_password(self._url)} ({str(error) or 'no answer'})"
+            reason = str(error) or "no answer"
+            if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+                raise RowbellError(f"{self._shown_url} does not speak TLS ({reason}): without it is ws://") from None
+            if isinstance(error, InvalidMessage) and self._url.startswith("ws://"):
+                reason += "; with TLS it is wss://"
+            return f"no connection to {self._shown_url} ({reason})"
         try:
             return await self._converse(socket, token)
         finally:
@@ -134,18 +164,23 @@ class Listener:
         match event:
             case Connected():
                 self._connected = True
-                _say(f"connected to {hide_password(self._url)} as {event.headers.get('user-name', 'somebody')}")
-                return [client.subscribe(DESTINATION, id=SUBSCRIPTION, ack=self._ack, receipt=SUBSCRIPTION)]
+                user = event.headers.get("user-name", self._user)
+                if user != self._user:
+                    raise RowbellError(f"the token names {user}, not {self._user}: rowbell listen {user} --token TOKEN")
+                say(f"connected to {self._shown_url} as {user}")
+                return [client.subscribe(self._destination, id=SUBSCRIPTION, ack=self._ack, receipt=SUBSCRIPTION)]
             case Receipt():
-                _say("live: what was unread has been sent")
+                self._live = True
+                say("live" if self._destination != NOTIFICATIONS else "live: what was unread has been sent")
             case Message():
                 self._print(event)
                 return [client.ack(event)] if event.ack else []
             case Error():
-                reason = event.body.decode(errors="backslashreplace").strip() or event.message
-                if not self._connected:
-                    raise RowbellError(f"the gateway refuses the connection: {reason}")
-                _say(f"the gateway ends the connection: {reason}")
+                reason = _reason(event)
+                if not self._live:
+                    refused = "subscription" if self._connected else "connection"
+                    raise RowbellError(f"the gateway refuses the {refused}: {reason}")
+                say(f"the gateway ends the connection: {reason}")
         return []
 
     def _print(self, message: Message) -> None:
@@ -153,9 +188,23 @@ class Listener:
         if self._known.is_newer(row):
             self._show(message.body.decode(), row, message.headers.get("replayed") == "true")
 
+    def _refused(self, answer: Response) -> str:
+        """Why the handshake failed, if trying again can help; RowbellError if it cannot."""
+        status = answer.status_code
+        reason = f"the gateway answers {status}: {bytes(answer.body or b'').decode(errors='backslashreplace').strip()}"
+        if 400 <= status < 500 and status != TOO_MANY:
+            raise RowbellError(reason)
+        if re.fullmatch("[0-9]{1,6}", seconds := answer.headers.get("Retry-After", "")):
+            self._retry_after = float(seconds)
+        return reason
 
-def _say(state: str) -> None:
-    print(f"rowbell: {state}", file=sys.stderr, flush=True)
+
+def _reason(error: Error) -> str:
+    """Its message and its body, in which a gateway without more to say repeats the message."""
+    body = error.body.decode(errors="backslashreplace").strip()
+    if not body or re.findall(r"\w+", body) == re.findall(r"\w+", error.message):
+        return body or error.message
+    return f"{error.message}. {body}"
 
 
 async def _beat(socket: ClientConnection, interval: float) -> None:
@@ -166,11 +215,3 @@ async def _beat(socket: ClientConnection, interval: float) -> None:
             await socket.send(HEART_BEAT)
     except ConnectionClosed:
         return
-
-
-def _refused(status: int, body: bytes) -> str:
-    """Why the handshake failed, if trying again can help; RowbellError if it cannot."""
-    reason = f"the gateway answers {status}: {body.decode(errors='backslashreplace').strip()}"
-    if 400 <= status < 500 and status != TOO_MANY:
-        raise RowbellError(reason)
-    return reason

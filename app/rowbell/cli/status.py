@@ -14,8 +14,13 @@ READER_GONE = 128 + 13
 """What a shell reports for a process that SIGINT, or SIGPIPE, ended."""
 
 
+def say(line: str) -> None:
+    """On standard error."""
+    print(f"rowbell: {line}", file=sys.stderr, flush=True)
+
+
 def failed(error: RowbellError) -> int:
     """Say on standard error what is wrong; the status."""
     for line in str(error).splitlines():
-        print(f"rowbell: {line}", file=sys.stderr)
+        say(line)
     return MISUSED if isinstance(error, SettingsError) else FAILED

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from rowbell.cli.options import setting
 from rowbell.config import Settings
 
 EXAMPLE = """example:
   export ROWBELL_JWT_SECRET=$(openssl rand -hex 32)
   rowbell token alice --ttl 8h
+  rowbell token alice --topics status,news.#
   websocat "ws://127.0.0.1:8114/ws?token=$(rowbell token alice)"
 
 In production your login service issues the tokens, with the same key or with a key pair whose public key the gateways
@@ -20,7 +22,7 @@ MAX_TTL = 365 * UNITS["d"]
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`rowbell token USER [--ttl 1h]`."""
+    """`rowbell token USER [--ttl 1h] [--topics PATTERNS]`."""
     parser = subparsers.add_parser(
         "token",
         help="print a token for a user",
@@ -35,6 +37,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="1h",
         help="how long it lasts: a number with s, m, h or d (default: %(default)s)",
     )
+    parser.add_argument(
+        "--topics",
+        type=setting("public_topics"),
+        metavar="PATTERNS",
+        help="the topics that the user may subscribe to, for the claim `topics`: names or patterns with commas",
+    )
     parser.set_defaults(run=run)
 
 
@@ -42,7 +50,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print the token. SettingsError without a key; TokenError if USER cannot be a recipient."""
     from rowbell.auth import Tokens
 
-    print(Tokens.for_issuing(settings).issue(args.user, lifetime=args.ttl))
+    claims = {"topics": args.topics.split(",")} if args.topics else {}
+    print(Tokens.for_issuing(settings).issue(args.user, lifetime=args.ttl, **claims))
     return 0
 
 
