@@ -12,12 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from rowbell.auth import Tokens
 from rowbell.cli import COMMANDS, main
+from tests.integration.processes import EmbeddedGateway
+from tests.integration.systems import embedded
 from tests.postgres_server import debian, running
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -100,6 +103,35 @@ def test_wrong_arguments_are_explained_with_status_2(argv: list[str], rowbell: R
     assert result.out == ""
 
 
+def test_an_unknown_option_is_explained_with_the_usage_of_its_command(rowbell: Rowbell) -> None:
+    result = rowbell("serve", "--embeded")
+
+    assert result.status == 2
+    assert result.err.startswith("usage: rowbell serve ")
+    assert result.err.endswith("rowbell serve: error: unrecognized arguments: --embeded\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["serve", "--port", "99999"], "argument --port: it must be a whole number from 0 to 65535"),
+        (["serve", "--port", "x"], "argument --port: it must be a whole number from 0 to 65535"),
+        (["serve", "--workers", "0"], "argument --workers: it must be a whole number from 1 to 256"),
+        (["serve", "--host", ""], "argument --host: it is empty"),
+        (["serve", "--ssl-certfile", ""], "argument --ssl-certfile: it is empty"),
+        (["serve", "--ssl-keyfile", ""], "argument --ssl-keyfile: it is empty"),
+        (["listen", "alice", "--url", "http://h/ws"], "argument --url: it must begin with ws:// or wss://"),
+        (["token", "alice", "--topics", "a/b"], "argument --topics: 'a/b' is no pattern of topic names"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "said",
+)
+def test_an_option_is_checked_as_its_setting_is(argv: list[str], said: str, rowbell: Rowbell) -> None:
+    result = rowbell(*argv, ROWBELL_JWT_SECRET=SECRET)
+
+    assert result.status == 2
+    assert said in result.err
+
+
 MISSING = [
     (["token", "alice"], ["ROWBELL_JWT_SECRET"]),
     (["send", "alice", "Hello"], ["ROWBELL_DATABASE_URL"]),
@@ -162,20 +194,44 @@ def test_each_wrong_setting_is_named_with_status_2(rowbell: Rowbell) -> None:
     ]
 
 
+def test_a_name_that_is_no_setting_is_warned_of_once_with_the_one_that_may_be_meant(rowbell: Rowbell) -> None:
+    unknown = {"ROWBELL_PROT": "8", "ROWBELL_ALLOWED_ORIGIN": "*", "ROWBELL_XYZ": "1", "ROWBELL_EMPTY": ""}
+
+    result = rowbell("token", "alice", ROWBELL_JWT_SECRET=SECRET, **unknown)
+
+    assert result.status == 0
+    assert result.err.splitlines() == [
+        "rowbell: ROWBELL_ALLOWED_ORIGIN is no setting, and is not looked at: did you mean ROWBELL_ALLOWED_ORIGINS?",
+        "rowbell: ROWBELL_PROT is no setting, and is not looked at: did you mean ROWBELL_PORT?",
+        "rowbell: ROWBELL_XYZ is no setting, and is not looked at; rowbell config shows all that there are",
+    ]
+
+
+NOWHERE = {
+    "ROWBELL_DATABASE_URL": "postgresql://127.0.0.1:1/app",
+    "ROWBELL_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "ROWBELL_REDIS_URL": "redis://127.0.0.1:1",
+    "ROWBELL_RABBITMQ_URL": "amqp://127.0.0.1:1",
+    "ROWBELL_JWT_SECRET": SECRET,
+}
+
+
+@pytest.mark.parametrize("host", ["no..name", "192.0.2.1"])
+def test_an_address_that_is_not_this_machines_is_not_blamed_on_the_port(host: str, rowbell: Rowbell) -> None:
+    result = rowbell("serve", "--port", "0", ROWBELL_HOST=host, **NOWHERE)
+
+    assert result.status == 2
+    assert f"rowbell: cannot listen on {host}:0: " in result.err
+    assert "Set ROWBELL_HOST to an address of this machine" in result.err
+    assert "Stop what uses the port" not in result.err
+
+
 @pytest.mark.parametrize("argv", [["serve", "--port", "0"], ["dispatch"]], ids=lambda argv: argv[0])
 def test_a_metrics_port_that_is_taken_is_named_with_status_2(argv: list[str]) -> None:
-    # given
-    nowhere = {
-        "ROWBELL_DATABASE_URL": "postgresql://127.0.0.1:1/app",
-        "ROWBELL_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
-        "ROWBELL_REDIS_URL": "redis://127.0.0.1:1",
-        "ROWBELL_RABBITMQ_URL": "amqp://127.0.0.1:1",
-        "ROWBELL_JWT_SECRET": SECRET,
-    }
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         # when
-        started = process(*argv, ROWBELL_METRICS_PORT=str(port), **nowhere)
+        started = process(*argv, ROWBELL_METRICS_PORT=str(port), **NOWHERE)
         _, err = started.communicate(timeout=30)
     # then
     assert started.returncode == 2
@@ -249,6 +305,12 @@ def test_a_user_who_cannot_be_a_recipient_gets_no_token(rowbell: Rowbell) -> Non
     assert result.err.startswith("rowbell: the subject (`sub`) ")
 
 
+def test_a_token_allows_the_topics_that_are_given(rowbell: Rowbell) -> None:
+    token = rowbell("token", "alice", "--topics", "status, news.#", ROWBELL_JWT_SECRET=SECRET).out.strip()
+
+    assert Tokens(SECRET).verify(token).topics == ("status", "news.#")
+
+
 # ---- config ----
 
 EVERYTHING = {
@@ -259,7 +321,7 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("option", [[], ["--env"]], ids=["table", "env"])
+@pytest.mark.parametrize("option", [[], ["--env"]], ids=["all", "env"])
 def test_the_settings_are_shown_without_their_secrets(option: list[str], rowbell: Rowbell) -> None:
     result = rowbell("config", *option, **EVERYTHING)
 
@@ -269,7 +331,15 @@ def test_the_settings_are_shown_without_their_secrets(option: list[str], rowbell
     assert "redis://:********@h/0" in result.out
 
 
-def test_the_table_shows_settings_that_are_not_set_too(rowbell: Rowbell) -> None:
+def test_a_long_value_is_shown_on_one_line(rowbell: Rowbell) -> None:
+    url = "postgresql://h/app?target_session_attrs=read-write&application_name=" + 100 * "x"
+
+    result = rowbell("config", COLUMNS="80", ROWBELL_DATABASE_URL=url)
+
+    assert re.search(rf"^ROWBELL_DATABASE_URL +{re.escape(url)}$", result.out, re.MULTILINE)
+
+
+def test_config_shows_settings_that_are_not_set_too(rowbell: Rowbell) -> None:
     result = rowbell("config")
 
     assert re.search(r"ROWBELL_RABBITMQ_URL +not set", result.out)
@@ -421,6 +491,55 @@ def test_a_url_with_an_option_that_libpq_does_not_know_is_a_wrong_setting(rowbel
     assert "sslmod" in result.err
 
 
+# ---- migrate ----
+
+
+def test_migrating_needs_the_owner_of_the_tables(database_url: str, rowbell: Rowbell) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE ROLE somebody LOGIN")
+
+    result = rowbell("migrate", ROWBELL_DATABASE_URL=database_url.replace("postgres@", "somebody@"))
+
+    assert result.status == 1
+    assert "permission denied" in result.err
+    assert "migrated by their owner" in result.err
+    assert "GRANT" not in result.err
+
+
+# ---- revoke ----
+
+
+def test_revoking_needs_the_role_of_applications(database_url: str, rowbell: Rowbell) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("CREATE ROLE a_gateway LOGIN IN ROLE rowbell_gateway")
+        connection.execute("CREATE ROLE an_app LOGIN IN ROLE rowbell_app")
+
+    refused = rowbell("revoke", "alice", ROWBELL_DATABASE_URL=database_url.replace("postgres@", "a_gateway@"))
+    done = rowbell("revoke", "alice", ROWBELL_DATABASE_URL=database_url.replace("postgres@", "an_app@"))
+
+    assert refused.status == 1
+    assert "permission denied" in refused.err
+    assert "GRANT rowbell_app TO" in refused.err
+    assert done.status == 0, done.err
+
+
+@pytest.mark.parametrize("command", ["revoke", "send"])
+def test_the_help_says_which_role_is_needed(command: str, rowbell: Rowbell) -> None:
+    assert "rowbell_app" in rowbell(command, "--help", COLUMNS="200").out
+
+
+def test_revoking_says_from_when_on_tokens_are_taken(database_url: str, rowbell: Rowbell) -> None:
+    def revoke(*options: str) -> str:
+        return rowbell("revoke", "dan", *options, ROWBELL_DATABASE_URL=database_url).out
+
+    first = revoke("--before", "2026-01-01T00:00:00Z")
+    assert first == "dan: tokens issued before 2026-01-01T00:00:00+00:00 are refused\n"
+    later = revoke()
+    assert later > first
+    again = revoke("--before", "2026-01-01T00:00:00Z")
+    assert again == later.replace(" refused\n", " refused, as an earlier revocation says\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -439,3 +558,28 @@ def test_nobody_is_revoked_by_mistake(arguments: list[str], message: str, rowbel
 
 def test_revoking_needs_the_database(rowbell: Rowbell) -> None:
     assert "ROWBELL_DATABASE_URL is not set" in rowbell("revoke", "alice").err
+
+
+# ---- serve --embedded ----
+
+
+def test_tokens_made_with_the_env_of_embedded_mode_are_those_that_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROWBELL_JWT_ISSUER", "https://login.example.org/")
+    with embedded(tmp_path) as system:
+        gateway = system.gateways[0]
+        assert isinstance(gateway, EmbeddedGateway)
+        # given a shell in which others have left something
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("ROWBELL_")}
+        left = {"ROWBELL_JWT_AUDIENCE": "another", "ROWBELL_JWT_JWKS": "https://login.example.org/jwks.json"}
+        script = f". {gateway.home.env_file}; exec rowbell listen alice"
+        # when
+        listening = subprocess.Popen(["sh", "-c", script], env=environ | left, stderr=subprocess.PIPE, text=True)
+        # then
+        assert listening.stderr is not None
+        try:
+            assert listening.stderr.readline() == f"rowbell: connected to {gateway.url} as alice\n"
+        finally:
+            listening.kill()
+            listening.communicate()

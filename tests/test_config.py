@@ -33,7 +33,7 @@ WRONG = [
     ("ROWBELL_REDIS_URL", "redis://", "must begin with redis://"),
     ("ROWBELL_REDIS_URL", "http://h", "must begin with redis:// or rediss:// or unix://"),
     ("ROWBELL_RABBITMQ_URL", "amqp:///", "names no host"),
-    ("ROWBELL_JWT_SECRET", "short", "has 5 bytes, HS256 needs at least 32"),
+    ("ROWBELL_JWT_SECRET", "short", "HS256 needs at least 32 bytes, and it has 5"),
     ("ROWBELL_PORT", "65536", "a whole number from 0 to 65535"),
     ("ROWBELL_PORT", "-1", "a whole number from 0 to 65535"),
     ("ROWBELL_PORT", "8_114", "a whole number from 0 to 65535"),

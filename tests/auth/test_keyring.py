@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -66,12 +67,27 @@ def test_public_keys_in_a_file_and_in_a_list_go_together(pem_file: str, jwks_fil
 
 
 @pytest.mark.parametrize("public", ["jwt_public_key_file", "jwt_jwks"])
-def test_a_secret_beside_public_keys_is_refused_unless_it_is_asked_for(public: str) -> None:
-    said = refusal(Settings(jwt_secret=SECRET, **{public: "issuer"}))
+def test_a_secret_beside_public_keys_is_refused_unless_it_is_asked_for(
+    public: str, pem_file: str, jwks_file: str
+) -> None:
+    said = refusal(Settings(jwt_secret=SECRET, **{public: jwks_file if public == "jwt_jwks" else pem_file}))
 
     assert f"ROWBELL_JWT_SECRET is set beside ROWBELL_{public.upper()}" in said
     assert "could be any user" in said
     assert "ROWBELL_JWT_ALGORITHMS=HS256,RS256" in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "algorithms"), [([P256], "HS256,ES256"), ([ED25519, RSA, OTHER_RSA], "HS256,EdDSA,RS256")]
+)
+def test_the_algorithms_that_are_proposed_for_a_secret_beside_public_keys_suit_them(
+    keys: list[Any], algorithms: str, tmp_path: Path
+) -> None:
+    (tmp_path / "keys.pem").write_text("".join(map(pem, keys)))
+    both = Settings(jwt_secret=SECRET, jwt_public_key_file=str(tmp_path / "keys.pem"))
+
+    assert refusal(both).endswith(f"ROWBELL_JWT_ALGORITHMS={algorithms}")
+    assert Tokens.of(dataclasses.replace(both, jwt_algorithms=algorithms)).can_issue
 
 
 def test_no_token_is_issued_with_a_secret_beside_public_keys_unless_it_is_asked_for() -> None:
@@ -147,11 +163,19 @@ def test_a_key_in_a_file_for_algorithms_that_are_not_named_is_refused(pem_file: 
     assert "key 2 of 2 cannot be used: it is for ES256, which ROWBELL_JWT_ALGORITHMS does not name" in said
 
 
-@pytest.mark.parametrize("name", ["jwt_public_key_file", "jwt_jwks"])
-def test_a_file_that_is_not_there_is_refused_with_the_setting(name: str) -> None:
-    said = refusal(Settings(**{name: "/nowhere/keys"}))
+def test_a_file_that_is_not_there_is_refused_with_the_setting() -> None:
+    said = refusal(Settings(jwt_public_key_file="/nowhere/keys"))
 
-    assert said == f"ROWBELL_{name.upper()}: /nowhere/keys cannot be read: No such file or directory"
+    assert said == "ROWBELL_JWT_PUBLIC_KEY_FILE: /nowhere/keys cannot be read: No such file or directory"
+
+
+def test_a_list_that_is_taken_for_a_file_is_refused_with_how_it_would_be_a_url() -> None:
+    said = refusal(Settings(jwt_jwks="login.example.org"))
+
+    assert said == (
+        "ROWBELL_JWT_JWKS: login.example.org cannot be read: No such file or directory. "
+        "Without https:// it is taken for a file."
+    )
 
 
 @pytest.mark.parametrize("content", ["", "<html>", "[]", "{}", '{"keys": {}}', '{"keys": [], "keys": []}'])

@@ -187,20 +187,22 @@ class TestWhatIsWrong:
         assert result.returncode == 1
         assert result.stderr.count("A gateway does not start without it") == 1
 
-    def test_a_metrics_port_that_is_taken_ends_all(self, postgres_only: PostgresOnly) -> None:
+    def test_no_worker_starts_when_a_metrics_port_is_taken(self, postgres_only: PostgresOnly) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1] - 1
             result = self.rowbell(postgres_only, "--port", "0", ROWBELL_METRICS_PORT=str(port))
         assert result.returncode == 2
-        assert "ROWBELL_METRICS_PORT" in result.stderr
+        assert f"cannot listen on 127.0.0.1:{port + 1}" in result.stderr
+        assert "set ROWBELL_METRICS_PORT to another" in result.stderr
+        assert "worker_started" not in result.stderr
 
     @pytest.mark.parametrize("number", ["0", "-1", "two", "257"])
     def test_a_number_of_workers_that_is_none(self, postgres_only: PostgresOnly, number: str) -> None:
         result = self.rowbell(postgres_only, "--workers", number)
         assert result.returncode == 2
-        assert "is not a whole number from 1 to 256" in result.stderr
+        assert "it must be a whole number from 1 to 256" in result.stderr
 
     def test_embedded_has_one(self, postgres_only: PostgresOnly) -> None:
         result = self.rowbell(postgres_only, "--embedded")

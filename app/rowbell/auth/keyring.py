@@ -68,7 +68,7 @@ class Keyring:
 
 
 def _check_sources(settings: Settings) -> None:
-    """SettingsError if no key is named, or what is named does not fit together. Reads nothing."""
+    """SettingsError if no key is named, or what is named does not fit together."""
     given = [name for name in SOURCES if getattr(settings, name) is not None]
     if not given:
         try:
@@ -83,7 +83,7 @@ def _check_sources(settings: Settings) -> None:
             raise SettingsError(
                 f"{SECRET} is set beside {' and '.join(public)}: whoever knows the secret could be any user. "
                 "Unset it; or, if tokens of both kinds are to be good, name the algorithms of both, as in "
-                f"{ALGORITHMS}=HS256,RS256"
+                f"{ALGORITHMS}={','.join(['HS256', *_usual(settings)])}"
             )
         return
     named = settings.jwt_algorithms.split(",")
@@ -93,6 +93,13 @@ def _check_sources(settings: Settings) -> None:
         " and ".join(public) or f"{PUBLIC_KEY_FILE} or {JWKS}",
         [name for name in named if name not in SECRET_BYTES],
     )
+
+
+def _usual(settings: Settings) -> list[str]:
+    """An algorithm for each public key; for an issuer's list, which is not read here, the one that most have."""
+    keys = _public(settings, JWT_ALGORITHMS)
+    names = [next(name for name in JWT_ALGORITHMS if name in key.algorithms) for key in keys]
+    return list(dict.fromkeys([*names, *(["RS256"] if settings.jwt_jwks else [])]))
 
 
 def _check_named(is_given: bool, source: str, named: list[str]) -> None:
@@ -142,7 +149,9 @@ def _jwks(settings: Settings, allowed: Collection[str]) -> Jwks | None:
     try:
         jwks.load()
     except OSError as error:
-        raise SettingsError(f"{JWKS}: {place} cannot be read: {error.strerror or error}") from None
+        raise SettingsError(
+            f"{JWKS}: {place} cannot be read: {error.strerror or error}. Without https:// it is taken for a file."
+        ) from None
     except ValueError as problem:
         raise SettingsError(f"{JWKS}: {place} is wrong: {problem}") from None
     return jwks

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from rowbell.cli import config, connector, dispatch, listen, migrate, revoke, send, serve, token
-from rowbell.cli.status import INTERRUPTED, READER_GONE, failed
+from rowbell.cli.status import INTERRUPTED, READER_GONE, failed, say
 from rowbell.config import Settings
 from rowbell.errors import RowbellError
 
@@ -26,10 +26,19 @@ COMMANDS: tuple[ModuleType, ...] = (serve, dispatch, connector, migrate, token, 
 
 
 class _Parser(argparse.ArgumentParser):
-    """Keeps the line ends of examples, and takes no abbreviated options: scripts would break when one is added."""
+    """Keeps the line ends of examples, and takes no abbreviated options: scripts would break when one is added.
+
+    What a subcommand does not know it refuses itself, with its own usage.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
 
 class _Version(argparse.Action):
@@ -56,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     args = _parser().parse_args(argv)
     try:
-        status: int = args.run(args, Settings.from_env(os.environ))
+        status: int = args.run(args, Settings.from_env(os.environ, say))
     except RowbellError as error:
         return failed(error)
     except KeyboardInterrupt:

@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Show every setting: its value here, and what it is for. Secrets are hidden.",
         epilog=EXAMPLE,
     )
-    parser.add_argument("--env", action="store_true", help="lines of NAME=value instead of a table")
+    parser.add_argument("--env", action="store_true", help="lines of NAME=value alone")
     parser.set_defaults(run=run)
 
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.env:
         _print_lines(settings)
     else:
-        _print_table(settings)
+        _print_all(settings)
     return 0
 
 
@@ -41,14 +41,14 @@ def _print_lines(settings: Settings) -> None:
             print(f"{name}={shlex.quote(value)}")
 
 
-def _print_table(settings: Settings) -> None:
-    from rich import box
+def _print_all(settings: Settings) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
-    table = Table("setting", "value, and what it is for", box=box.SIMPLE_HEAD, pad_edge=False)
+    console = Console()
+    width = max(len(name) for name, _, _ in settings.shown())
     for name, value, doc in settings.shown():
-        shown = Text("not set", style="dim") if value is None else Text(value, style="bold")
-        table.add_row(name, Text("\n").join([shown, Text(doc, style="dim")]))
-    Console().print(table)
+        shown = ("not set", "dim") if value is None else (value, "bold")
+        console.print(Text.assemble(f"{name:{width}}  ", shown), soft_wrap=True)  # values are whole, to be copied
+        console.print(Padding(Text(doc, style="dim"), (0, 0, 0, 4), expand=False))

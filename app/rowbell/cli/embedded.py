@@ -15,6 +15,11 @@ from rowbell.config import Settings, environment_name
 if TYPE_CHECKING:
     from rowbell.embedded import EmbeddedPostgres, Home
 
+CLAIMS = ("jwt_issuer", "jwt_audience", "jwt_user_claim")
+"""The settings by which `rowbell token` makes what the gateway takes."""
+PUBLIC = ("jwt_public_key_file", "jwt_jwks", "jwt_algorithms")
+"""The settings of keys that are not the secret, of which there are none."""
+
 INSERT = "INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')"
 
 
@@ -64,11 +69,14 @@ def _write_env(settings: Settings, home: Home, server: EmbeddedPostgres) -> None
     from rowbell.cli.serve import BROKERS
     from rowbell.embedded.home import exports, write_private
 
+    claims = {environment_name(name): value for name in CLAIMS if (value := getattr(settings, name))}
     environ = {
         "ROWBELL_DATABASE_URL": server.url("rowbell"),
         "ROWBELL_JWT_SECRET": home.secret("jwt"),
         "ROWBELL_GATEWAY_URL": f"ws://{_address(settings)}/ws",
+        **claims,
     }
+    others = {environment_name(name) for name in (*BROKERS, *CLAIMS, *PUBLIC)} - environ.keys()
     places = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
     if shutil.which("psql") is None:
         places += f":{shlex.quote(str(server.psql.parent))}"
@@ -76,7 +84,7 @@ def _write_env(settings: Settings, home: Home, server: EmbeddedPostgres) -> None
         home.env_file,
         "# Made by `rowbell serve --embedded`. The database login owns the tables. An application would use:\n"
         f"#   psql {server.url('app')}\n{exports(environ)}{places}\n"
-        f"# What a pipeline may have left in this shell:\nunset {' '.join(map(environment_name, BROKERS))}\n",
+        f"# What others may have left in this shell:\nunset {' '.join(sorted(others))}\n",
     )
 
 

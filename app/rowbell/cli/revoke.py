@@ -14,8 +14,10 @@ EXAMPLE = """example:
 Every gateway ends the sessions of such tokens within seconds, and refuses them from then on. Tokens that are issued
 later are taken. A token without `iat` does not say when it was issued, and counts as an early one.
 
-An application can do it itself, in the transaction that locks the account:
+An application, whose login has rowbell_app as well, can do it itself, in the transaction that locks the account:
   INSERT INTO notification_revocation (user_id) VALUES ('alice');"""
+
+RIGHTS = "Give it the role of applications: GRANT rowbell_app TO <login>;"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "revoke",
         help="take back a user's tokens and end their sessions",
         description="Refuse the tokens of USER that were issued before now, or before TIME, and end the sessions that "
-        "were opened with them, on every gateway. Needs ROWBELL_DATABASE_URL.",
+        "were opened with them, on every gateway. Needs ROWBELL_DATABASE_URL, with a login that has the role "
+        "rowbell_app.",
         epilog=EXAMPLE,
     )
     parser.add_argument("user", metavar="USER", help="the user, as in recipient_id")
@@ -42,9 +45,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
     Rules().recipient(args.user)
     settings.require("database_url")
-    with connected(str(settings.database_url), "rowbell-revoke") as connection:
+    with connected(str(settings.database_url), "rowbell-revoke", RIGHTS) as connection:
         before = revoke(connection, args.user, args.before)
-    print(f"{args.user}: tokens issued before {before.astimezone(UTC).isoformat()} are refused")
+    earlier = "" if args.before in (None, before) else ", as an earlier revocation says"
+    print(f"{args.user}: tokens issued before {before.astimezone(UTC).isoformat()} are refused{earlier}")
     return 0
 
 

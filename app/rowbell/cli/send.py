@@ -16,6 +16,7 @@ EXAMPLE = """example:
   rowbell send alice "Hello"
   rowbell send alice "New comment" --type COMMENT --body "Bob wrote: nice" --data '{"postId": "p-100"}'
   rowbell send alice "Invoice 7 is due" --dedup-key invoice-7    # twice is once
+  rowbell send topic:news "Half-time"    # to whoever is subscribed to /topic/news
 
 It does what every application can do:
   INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello');"""
@@ -36,10 +37,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "send",
         help="insert a notification",
-        description="Insert a row into `notification` and print its id. Needs ROWBELL_DATABASE_URL.",
+        description="Insert a row into `notification` and print its id. Needs ROWBELL_DATABASE_URL, with a login "
+        "that has the role rowbell_app.",
         epilog=EXAMPLE,
     )
-    parser.add_argument("recipient_id", metavar="USER", help="whom it is for: the subject of their token")
+    parser.add_argument(
+        "recipient_id", metavar="USER", help="whom it is for: the subject of their token; or topic:NAME"
+    )
     parser.add_argument("title", metavar="TITLE", help="the line that is shown")
     parser.add_argument("--body", metavar="TEXT", help="more text")
     parser.add_argument("--data", metavar="JSON", help="an object for the client, as JSON (default: {})")

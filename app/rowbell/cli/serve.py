@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rowbell.cli.options import setting
 from rowbell.config import Settings, environment_name
 from rowbell.errors import DatabaseError, SettingsError
 
@@ -55,19 +56,24 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         description="Run one gateway until SIGTERM or Ctrl-C. Run as many as you like, behind any load balancer.",
         epilog=EXAMPLE,
     )
-    parser.add_argument("--host", help="the address to listen on, instead of ROWBELL_HOST")
-    parser.add_argument("--port", type=int, help="the port to listen on, instead of ROWBELL_PORT")
+    parser.add_argument("--host", type=setting("host"), help="the address to listen on, instead of ROWBELL_HOST")
+    parser.add_argument("--port", type=setting("port"), help="the port to listen on, instead of ROWBELL_PORT")
     parser.add_argument(
         "--workers",
-        type=_number_of_workers,
+        type=setting("workers"),
         metavar="N",
         help="so many gateways on the port, each a process, instead of ROWBELL_WORKERS; their metrics have the ports "
         "from ROWBELL_METRICS_PORT on",
     )
     parser.add_argument(
-        "--ssl-certfile", metavar="FILE", help="speak TLS with this certificate, instead of ROWBELL_SSL_CERTFILE"
+        "--ssl-certfile",
+        type=setting("ssl_certfile"),
+        metavar="FILE",
+        help="speak TLS with this certificate, instead of ROWBELL_SSL_CERTFILE",
     )
-    parser.add_argument("--ssl-keyfile", metavar="FILE", help="its key, instead of ROWBELL_SSL_KEYFILE")
+    parser.add_argument(
+        "--ssl-keyfile", type=setting("ssl_keyfile"), metavar="FILE", help="its key, instead of ROWBELL_SSL_KEYFILE"
+    )
     parser.add_argument(
         "--embedded", action="store_true", help="start a PostgreSQL, too, and show the page at /; for development"
     )
@@ -76,14 +82,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--clean", action="store_true", help="with --embedded: delete its data first")
     parser.set_defaults(run=run)
-
-
-def _number_of_workers(text: str) -> int:
-    """As the setting takes it."""
-    try:
-        return Settings.from_env({environment_name("workers"): text or "0"}).workers
-    except SettingsError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 256") from None
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:

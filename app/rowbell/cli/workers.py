@@ -49,13 +49,23 @@ STOP_TIMEOUT = 45.0
 def supervise(settings: Settings, serve: Serve) -> int:
     """Run `settings.workers` gateways until a signal. The exit status: 0 if all of them stopped as they should.
 
-    SettingsError if the port cannot be had.
+    SettingsError if a port cannot be had.
     """
-    last = (settings.metrics_port or 0) + settings.workers - 1
-    if last > 65535:
-        raise SettingsError(f"ROWBELL_METRICS_PORT: {settings.workers} workers would have ports up to {last}")
+    _try_metrics_ports(settings)
     with _reserve(settings) as reserved:
         return _Supervisor(dataclasses.replace(settings, port=reserved.getsockname()[1]), serve).run()
+
+
+def _try_metrics_ports(settings: Settings) -> None:
+    """SettingsError if somebody has one of the workers' ports, before any of them starts."""
+    from rowbell.gateway.server import listen
+
+    if not (first := settings.metrics_port):
+        return
+    if (last := first + settings.workers - 1) > 65535:
+        raise SettingsError(f"ROWBELL_METRICS_PORT: {settings.workers} workers would have ports up to {last}")
+    for port in range(first, last + 1):
+        listen(settings.host, port, setting="ROWBELL_METRICS_PORT").close()
 
 
 def _reserve(settings: Settings) -> socket.socket:

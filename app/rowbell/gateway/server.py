@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import resource
 import signal
@@ -91,16 +92,23 @@ class GatewayServer(uvicorn.Server):
             self.should_exit = True
 
 
-def listen(host: str, port: int, shared: bool = False) -> socket.socket:
-    """A listening socket; `shared` with others of this port. SettingsError if the address cannot be had."""
+def listen(host: str, port: int, shared: bool = False, setting: str = "ROWBELL_PORT") -> socket.socket:
+    """A listening socket; `shared` with others of this port, which `setting` names. SettingsError if the address cannot
+    be had.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
-    except (OSError, OverflowError) as error:
-        raise SettingsError(
-            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}. "
-            "Stop what uses the port, or set ROWBELL_HOST and ROWBELL_PORT."
-        ) from None
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None)
+        if number == errno.EADDRINUSE:
+            advice = f"Stop what uses the port, or set {setting} to another; 0 takes a free one."
+        elif number == errno.EACCES:
+            advice = f"Set {setting} to a port from 1024 on: those below are the system's."
+        else:
+            advice = "Set ROWBELL_HOST to an address of this machine: 127.0.0.1, or 0.0.0.0 for all that it has."
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"cannot listen on {host}:{port}: {reason}. {advice}") from None
     # Accepted sockets inherit these: a client that vanished without a word, and has no heart-beats, is found too.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (

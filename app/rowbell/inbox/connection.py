@@ -109,9 +109,13 @@ async def patiently(connection: AsyncConnection, seconds: float) -> AsyncIterato
         del raw.answer_seconds
 
 
+GATEWAYS_RIGHTS = "Give it the role of gateways: GRANT rowbell_gateway TO <login>;"
+
+
 @contextmanager
-def translated() -> Iterator[None]:
-    """DatabaseUnavailable for what goes away by itself, DatabaseError for what an administrator mends.
+def translated(rights: str = GATEWAYS_RIGHTS) -> Iterator[None]:
+    """DatabaseUnavailable for what goes away by itself, DatabaseError for what an administrator mends; `rights` says
+    what to do for a login that lacks some.
 
     Everything else is a mistake in a program, and comes out as it is.
     """
@@ -120,16 +124,16 @@ def translated() -> Iterator[None]:
     except exc.TimeoutError as error:
         raise DatabaseUnavailable(f"no connection to PostgreSQL was free for {POOL_TIMEOUT:.0f} s") from error
     except exc.DBAPIError as error:
-        if (ours := _ours(error.orig)) is None:
+        if (ours := _ours(error.orig, rights)) is None:
             raise
         raise ours from error
     except psycopg.Error as error:
-        if (ours := _ours(error)) is None:
+        if (ours := _ours(error, rights)) is None:
             raise
         raise ours from error
 
 
-def _ours(error: BaseException | None) -> DatabaseError | None:
+def _ours(error: BaseException | None, rights: str) -> DatabaseError | None:
     text = str(error).strip()
     if isinstance(error, PASSING):
         return DatabaseUnavailable(f"PostgreSQL cannot be used at present: {text}")
@@ -137,9 +141,6 @@ def _ours(error: BaseException | None) -> DatabaseError | None:
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn():
             return DatabaseError(f"the database lacks Rowbell's tables: {text}\nTo make them, run: rowbell migrate")
         case psycopg.errors.InsufficientPrivilege():
-            return DatabaseError(
-                f"PostgreSQL refuses this login: {text}\n"
-                "Give it the role it works under, e.g. for a gateway: GRANT rowbell_gateway TO <login>;"
-            )
+            return DatabaseError(f"PostgreSQL refuses this login: {text}\n{rights}")
         case _:
             return None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, func, insert, select
 
 from rowbell.inbox.tables import notification_revocation
 
 
 def revoke(connection: Connection, user: str, before: datetime | None) -> datetime:
-    """Refuse the user's tokens that were issued before this time, or now; returns the time.
+    """Refuse the user's tokens that were issued before this time, or now; returns the time that holds, which may be a
+    later one that was said earlier.
 
     In the connection's transaction: gateways see it within seconds of its commit.
     """
     row = {"user_id": user} | ({} if before is None else {"before": before})
-    statement = insert(notification_revocation).values(row).returning(notification_revocation.c.before)
-    at: datetime = connection.execute(statement).scalar_one()
+    connection.execute(insert(notification_revocation).values(row))
+    latest = select(func.max(notification_revocation.c.before)).where(notification_revocation.c.user_id == user)
+    at: datetime = connection.execute(latest).scalar_one()
     return at

@@ -32,6 +32,8 @@ OLDEST = 150000
 
 ROLES = ("rowbell_app", "rowbell_gateway", "rowbell_connector")
 
+OWNERS_RIGHTS = "Rowbell's tables are migrated by their owner: name that login in ROWBELL_DATABASE_URL."
+
 TAKEN = (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateFunction)
 """A relation, a publication, a function."""
 
@@ -163,11 +165,13 @@ def _upgrade(connection: Connection) -> None:
 
 
 @contextmanager
-def connected(database_url: str, application_name: str = "rowbell-migrate") -> Iterator[Connection]:
-    """A connection in a transaction, committed at the end. Errors as in `migrate`."""
+def connected(
+    database_url: str, application_name: str = "rowbell-migrate", rights: str = OWNERS_RIGHTS
+) -> Iterator[Connection]:
+    """A connection in a transaction, committed at the end. Errors as in `migrate`; `rights` as in `translated`."""
     raw = _connect(database_url, application_name)
     engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=NullPool, use_native_hstore=False)
-    with translated(), engine.begin() as connection:
+    with translated(rights), engine.begin() as connection:
         connection.exec_driver_sql(SESSION)
         yield connection
 
