@@ -64,7 +64,7 @@ class Feed:
     # What happens to it. None of these waits.
 
     def drained(self) -> None:
-        """The session's queue is empty, or the client acknowledged: a feed that waits for that goes on."""
+        """The session's queue is empty, or the client acknowledged or refused: a feed that waits for that goes on."""
         if self._can_go_on():
             self.carry_out(self.subscription.drained())
 

@@ -1,4 +1,4 @@
-"""The WebSocket of one connection: what costs time or memory without ever being a message is bounded.
+"""The WebSocket of one connection: text is written at once, and what costs much without being a message is bounded.
 
 uvicorn parses whatever has arrived in one go, and answers pings whether the client reads or not. Messages stop the
 reading until the application has taken them, one by one; pings, pongs and fragments stop nothing, and 256 KiB of the
