@@ -217,11 +217,19 @@ NOWHERE = {
 
 
 @pytest.mark.parametrize("host", ["no..name", "192.0.2.1"])
-def test_an_address_that_is_not_this_machines_is_not_blamed_on_the_port(host: str, rowbell: Rowbell) -> None:
-    result = rowbell("serve", "--port", "0", ROWBELL_HOST=host, **NOWHERE)
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [(["serve", "--port", "0"], "cannot listen on"), (["dispatch"], "metrics cannot be served on")],
+    ids=["serve", "dispatch"],
+)
+def test_an_address_that_is_not_this_machines_is_not_blamed_on_the_port(
+    argv: list[str], what: str, host: str, rowbell: Rowbell
+) -> None:
+    ports = {} if argv[0] == "serve" else {"ROWBELL_METRICS_PORT": "0"}
+    result = rowbell(*argv, ROWBELL_HOST=host, **ports, **NOWHERE)
 
     assert result.status == 2
-    assert f"rowbell: cannot listen on {host}:0: " in result.err
+    assert f"rowbell: {what} {host}:0: " in result.err
     assert "Set ROWBELL_HOST to an address of this machine" in result.err
     assert "Stop what uses the port" not in result.err
 
@@ -236,8 +244,8 @@ def test_a_metrics_port_that_is_taken_is_named_with_status_2(argv: list[str]) ->
     # then
     assert started.returncode == 2
     assert err == (
-        f"rowbell: ROWBELL_METRICS_PORT: metrics cannot be served on 127.0.0.1:{port}: Address already in use. "
-        "Stop what uses the port, or set another; 0 takes a free one.\n"
+        f"rowbell: metrics cannot be served on 127.0.0.1:{port}: Address already in use. "
+        "Stop what uses the port, or set ROWBELL_METRICS_PORT to another; 0 takes a free one.\n"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -461,6 +462,20 @@ DEFAULTS = Settings()
 
 def environment_name(field_name: str) -> str:
     return PREFIX + field_name.upper()
+
+
+def not_listening(what: str, error: OSError | UnicodeError, setting: str) -> SettingsError:
+    """For who can serve nothing at an address: `what` went wrong, and what to do with ROWBELL_HOST or the port, which
+    `setting` names.
+    """
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        advice = f"Stop what uses the port, or set {setting} to another; 0 takes a free one."
+    elif number == errno.EACCES:
+        advice = f"Set {setting} to a port from 1024 on: those below are the system's."
+    else:
+        advice = "Set ROWBELL_HOST to an address of this machine: 127.0.0.1, or 0.0.0.0 for all that it has."
+    return SettingsError(f"{what}: {getattr(error, 'strerror', None) or error}. {advice}")
 
 
 def parsed(name: str, text: str) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from rowbell.config import Settings
-from rowbell.errors import SettingsError
+from rowbell.config import Settings, not_listening
 
 _events = Counter("rowbell_events_total", "Changes given to subscriptions, by how they came", ["by"])
 EVENTS_LIVE = _events.labels("live")
@@ -60,8 +59,6 @@ def serve(settings: Settings) -> None:
         return
     try:
         start_http_server(settings.metrics_port, settings.host)
-    except OSError as error:
-        raise SettingsError(
-            f"ROWBELL_METRICS_PORT: metrics cannot be served on {settings.host}:{settings.metrics_port}: "
-            f"{error.strerror or error}. Stop what uses the port, or set another; 0 takes a free one."
-        ) from error
+    except (OSError, UnicodeError) as error:
+        what = f"metrics cannot be served on {settings.host}:{settings.metrics_port}"
+        raise not_listening(what, error, "ROWBELL_METRICS_PORT") from error

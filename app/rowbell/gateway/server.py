@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import resource
 import signal
@@ -16,8 +15,8 @@ from typing import Any
 import uvicorn
 from starlette.routing import BaseRoute
 
-from rowbell.config import Settings
-from rowbell.errors import DatabaseUnavailable, RowbellError, SettingsError
+from rowbell.config import Settings, not_listening
+from rowbell.errors import DatabaseUnavailable, RowbellError
 from rowbell.gateway import tls
 from rowbell.gateway.front import FrontProtocol
 from rowbell.gateway.gateway import Gateway
@@ -100,15 +99,7 @@ def listen(host: str, port: int, shared: bool = False, setting: str = "ROWBELL_P
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", None)
-        if number == errno.EADDRINUSE:
-            advice = f"Stop what uses the port, or set {setting} to another; 0 takes a free one."
-        elif number == errno.EACCES:
-            advice = f"Set {setting} to a port from 1024 on: those below are the system's."
-        else:
-            advice = "Set ROWBELL_HOST to an address of this machine: 127.0.0.1, or 0.0.0.0 for all that it has."
-        reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"cannot listen on {host}:{port}: {reason}. {advice}") from None
+        raise not_listening(f"cannot listen on {host}:{port}", error, setting) from None
     # Accepted sockets inherit these: a client that vanished without a word, and has no heart-beats, is found too.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
