@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -26,6 +27,12 @@ SHARING = {
     "": ("",),
 }  # fmt: skip
 """Servers → where the tests are that use them; one elsewhere would start a set of its own."""
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C heard in the background too, where shells let it be ignored: all that tests start would ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

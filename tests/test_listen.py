@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -191,8 +190,6 @@ async def listening(url: str, *options: str, **environ: str) -> AsyncIterator[Li
         sys.executable, "-m", "rowbell", "listen", "alice", "--url", url, *options,
         env=kept | {"ROWBELL_JWT_SECRET": SECRET} | environ,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        # A test run in the background has SIGINT ignored, and so would have its children.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         yield Listening(process)

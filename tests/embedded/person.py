@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import psycopg
@@ -50,14 +48,7 @@ def running(home: Home, port: int | None = None) -> Iterator[EmbeddedPostgres]:
 def process_that_runs_it(home: Home, port: int) -> Iterator[subprocess.Popen[str]]:
     """Another process, with the server up; killed at the end."""
     command = [sys.executable, "-c", RUNS_IT, str(home.path), str(port)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # What was started in the background ignores Ctrl-C, and so do its children: the tests, for example.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
             assert process.stdout.readline() == "up\n"
