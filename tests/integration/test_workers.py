@@ -188,10 +188,8 @@ class TestWhatIsWrong:
         assert result.stderr.count("A gateway does not start without it") == 1
 
     def test_no_worker_starts_when_a_metrics_port_is_taken(self, postgres_only: PostgresOnly) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            port = taken.getsockname()[1] - 1
+        port = free_port(following=1)
+        with socket.create_server(("127.0.0.1", port + 1)):
             result = self.rowbell(postgres_only, "--port", "0", ROWBELL_METRICS_PORT=str(port))
         assert result.returncode == 2
         assert f"cannot listen on 127.0.0.1:{port + 1}" in result.stderr
