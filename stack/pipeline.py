@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -142,12 +142,16 @@ class Stack:
         self._supervisor.stop_program(program)
 
     def kill(self, program: str, with_signal: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to the program and its children. After SIGKILL supervisord starts it again by itself."""
+        """Send a signal to the program and its children. After SIGKILL supervisord starts it again by itself; after
+        SIGSTOP nothing of it runs any more.
+        """
         if not (pid := self.programs()[program].pid):
             raise StackError(f"{program} does not run")
         os.killpg(pid, with_signal)
         if with_signal == signal.SIGKILL:
             self._wait(lambda: self.programs()[program].pid != pid, lambda: f"{program} did not die")
+        elif with_signal == signal.SIGSTOP:
+            self._wait(lambda: _is_stopped(pid), lambda: f"{program} did not stop")
 
     def wait_until_answers(self, program: str) -> None:
         """StackError with the end of its log if it dies, or does not answer in two minutes."""
@@ -254,6 +258,16 @@ class Stack:
             if self._given_up.is_set():
                 raise StackError("Given up, because something else failed")
             time.sleep(0.1)
+
+
+def _is_stopped(group: int) -> bool:
+    """Has every thread of this process group heard SIGSTOP? They do not in the same moment."""
+    for stat in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
+        with suppress(OSError):  # it is gone meanwhile
+            state, _, its_group, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(its_group) == group and state not in "TtZX":
+                return False
+    return True
 
 
 def _is_ok(port: int, path: str) -> bool:

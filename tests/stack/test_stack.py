@@ -143,6 +143,20 @@ def test_a_server_that_is_killed_comes_back_by_itself(stack: Stack) -> None:
     assert stack.programs()["redis"].pid != before
 
 
+def test_of_a_server_that_is_halted_no_thread_runs_any_more(stack: Stack) -> None:
+    group = stack.programs()["rabbitmq"].pid
+    # When
+    stack.kill("rabbitmq", signal.SIGSTOP)
+    # Then
+    try:
+        listed = subprocess.run(["ps", "-eLo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    finally:
+        stack.kill("rabbitmq", signal.SIGCONT)
+    states = [state for its_group, state in map(str.split, listed.splitlines()) if int(its_group) == group]
+    assert len(states) > 10
+    assert {state[0] for state in states} == {"T"}
+
+
 def test_a_server_that_is_stopped_stays_away_until_it_is_started(stack: Stack) -> None:
     # When
     stack.stop_program("redis")
