@@ -8,9 +8,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import jwt
 import psycopg
@@ -335,6 +335,29 @@ class TestSession:
                 f"SUBSCRIBE\nid:1\ndestination:{NOTIFICATIONS}\nreceipt:one\n\n\0UNSUBSCRIBE\nid:1\nreceipt:two\n\n\0"
             )
             assert [(await next_frame(opened)).headers["receipt-id"] for _ in range(2)] == ["one", "two"]
+
+    @pytest.mark.parametrize("last", ["DISCONNECT\nreceipt:bye\n\n\0", "NONSENSE\n\n\0"])
+    async def test_the_last_frame_and_the_close_are_sent_in_one_go(
+        self, running_gateway: Running, monkeypatch: pytest.MonkeyPatch, last: str
+    ) -> None:
+        """Between them a client that has read the first would close by itself, and hide the gateway's close."""
+        sent: list[tuple[str, object]] = []
+
+        async with socket(running_gateway) as opened:
+            await say_hello(opened)
+            [session] = running_gateway.gateway._sessions
+            send = session._send
+
+            async def keep(message: MutableMapping[str, Any]) -> None:
+                sent.append((message["type"], asyncio.current_task()))
+                await send(message)
+
+            monkeypatch.setattr(session, "_send", keep)
+            await opened.send(last)
+            await next_frame(opened)
+            await close_code(opened)
+        (first, writer), (second, closer) = sent
+        assert (first, second, writer) == ("websocket.send", "websocket.close", closer)
 
     @pytest.mark.parametrize("running_gateway", [Settings(max_frame_rate=0)], indirect=True)
     async def test_who_asks_for_receipts_and_does_not_read_them_is_closed(self, running_gateway: Running) -> None:

@@ -166,11 +166,16 @@ class Session(ABC):
         waiting = (id for _, id in self._queue) if feed.auto else self.unacknowledged(feed)
         return [id for id in waiting if isinstance(id, int) and id > NO_DELIVERY]
 
-    def close(self, code: int) -> None:
-        """Write what is queued, then close; within CLOSE_TIMEOUT."""
+    def close(self, code: int, last: str | None = None) -> None:
+        """Write what is queued, then close, within CLOSE_TIMEOUT.
+
+        The `last` frame is written right before the close: clients that have read it may hang up, or close themselves.
+        """
         if self._closing is not None:
             return
         self._closing = code
+        if last is not None:
+            self._line_up(last, NO_DELIVERY)
         self._start_writer()
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut)
 
@@ -336,8 +341,7 @@ class Session(ABC):
         if self._closing is not None:
             return
         REFUSED[reason].inc()
-        self._give(self._error(message, detail, receipt))
-        self.close(code)
+        self.close(code, last=self._error(message, detail, receipt))
 
     # Sending.
 
@@ -355,11 +359,14 @@ class Session(ABC):
         if not self._queue and self._write(frame):
             self._written(delivers)
             return
+        self._line_up(frame, delivers)
+        self._start_writer()
+
+    def _line_up(self, frame: str, delivers: int) -> None:
         self._queue.append((frame, delivers))
         self._queued += getsizeof(frame)
         if delivers == AN_ANSWER:
             self._owed += len(frame)
-        self._start_writer()
 
     def _written(self, delivers: int) -> None:
         """A frame is on its way over the network."""

@@ -258,14 +258,15 @@ class StompSession(Session):
             self._answer_when(written, event.receipt)
 
     async def _disconnect(self, event: stomp.Disconnect) -> None:
+        last = None
         if event.receipt is not None:
             # The receipt says that everything before it stands: acknowledgements, too. If not, none is sent.
             before: set[asyncio.Future[Any]] = {self._gateway.acknowledgements.written(), *self._marking}
             _, unwritten = await asyncio.wait(before, timeout=CLOSE_TIMEOUT)
             await asyncio.sleep(0)  # receipts of what was waited for come first
-            if not unwritten:
-                self.send_receipt(event.receipt)
-        self.close(NORMAL)
+            if not unwritten and self._closing is None:
+                last = self._receipt(event.receipt)
+        self.close(NORMAL, last)
 
 
 def _token(headers: Mapping[str, str]) -> str | None:
