@@ -511,13 +511,13 @@ class TestFront:
         self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The WebSocket would not hear that the socket is full already, and write whatever there is into memory."""
-        made: list[front.FrontProtocol] = []
+        serving: asyncio.Queue[front.FrontProtocol] = asyncio.Queue()
 
         class Narrow(front.FrontProtocol):
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                made.append(self)
-                super().connection_made(transport)
+            def data_received(self, data: bytes) -> None:
+                self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                serving.put_nowait(self)
+                super().data_received(data)
 
         monkeypatch.setattr("rowbell.gateway.server.FrontProtocol", Narrow)
         async with gateway(server) as address:
@@ -528,8 +528,10 @@ class TestFront:
                 opened.setblocking(False)
                 loop = asyncio.get_running_loop()
                 async with asyncio.timeout(20):
-                    while not (made and made[0].flow.write_paused):
-                        if not made or made[0].cycle is None or made[0].cycle.response_complete:
+                    await loop.sock_sendall(opened, LIVE)
+                    protocol = await serving.get()
+                    while not protocol.flow.write_paused:
+                        if protocol.cycle is not None and protocol.cycle.response_complete:
                             await loop.sock_sendall(opened, LIVE)
                         await asyncio.sleep(0)
                     await loop.sock_sendall(opened, upgrade("/stomp", "x"))
