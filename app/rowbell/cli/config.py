@@ -47,8 +47,9 @@ def _print_all(settings: Settings) -> None:
     from rich.text import Text
 
     console = Console()
-    width = max(len(name) for name, _, _ in settings.shown())
-    for name, value, doc in settings.shown():
+    lines = list(settings.shown())
+    width = max(len(name) for name, _, _ in lines)
+    for name, value, doc in lines:
         shown = ("not set", "dim") if value is None else (value, "bold")
         console.print(Text.assemble(f"{name:{width}}  ", shown), soft_wrap=True)  # values are whole, to be copied
         console.print(Padding(Text(doc, style="dim"), (0, 0, 0, 4), expand=False))

@@ -53,7 +53,8 @@ class FrontProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """Only when all requests before it are answered, and their answers read: that the socket is full already the
-        WebSocket would never hear, and write without bounds."""
+        WebSocket would never hear, and write without bounds.
+        """
         if self.flow.write_paused or self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
             self.transport.abort()
         else:

@@ -143,7 +143,8 @@ class Web:
         self, scope: Scope, identity: Identity | None, receive: Receive, send: Send, subprotocol: str | None, seat: Seat
     ) -> Session:
         """Plain JSON for a token in the query of /ws and no subprotocol, else STOMP."""
-        query, write = _query(scope), scope["extensions"][WRITE]["write"]
+        query = _query(scope)
+        write = scope["extensions"][WRITE]["write"]
         if identity and scope["path"] == "/ws" and not scope["subprotocols"] and not query.keys().isdisjoint(IN_QUERY):
             return JsonSession(self._gateway, identity, receive, send, write, query.get("ack", ["auto"])[0])
         return StompSession(self._gateway, identity, receive, send, write, subprotocol, seat.claim)
