@@ -145,6 +145,7 @@ async def test_the_recipient_follows_the_user_unless_another_was_typed(open_wind
     page = await open_window(alice)
 
     async def switch(user: str) -> None:
+        await live(page)  # Chromium warns of a socket that is closed before it is open.
         await page.get_by_label("User").fill(user)
         await page.get_by_role("button", name="Switch").click()
 
