@@ -204,7 +204,10 @@ class Process(Client):
 
     async def start(self, settings: Settings) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *self.kind.driver, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *self.kind.driver,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         self._listening = asyncio.create_task(self._listen())
         await self.do(settings.line())
@@ -219,16 +222,25 @@ class Process(Client):
         self._process.stdin.close()
         try:
             async with asyncio.timeout(PATIENCE):
-                assert await self._process.wait() == 0
-                await self._listening
+                complaints = await self._listening
+                assert await self._process.wait() == 0, f"{self.kind}: {complaints}"
         except TimeoutError:
             self._process.kill()
             raise
 
-    async def _listen(self) -> None:
+    async def until(self, what: str, condition: Callable[[], Any], within: float = PATIENCE) -> None:
+        """As above; a process that has ended is not waited for."""
+        await super().until(what, lambda: condition() or self._listening.done(), within)
+        assert condition(), f"{self.kind}: {what}: it has ended. {await self._listening}"
+
+    async def _listen(self) -> str:
+        """To the end; the result is what it wrote to stderr."""
         assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        complaints = asyncio.create_task(self._process.stderr.read())
         async for line in self._process.stdout:
             self.hear(json.loads(line))
+        return (await complaints).decode()
 
 
 class InChromium(Client):
