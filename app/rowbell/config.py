@@ -38,13 +38,17 @@ LOCAL_SCHEMES = {"postgresql", "postgres", "unix"}
 """Their URLs may do without a host: a socket of this machine is meant."""
 
 MAX_CONNECTIONS = 10_000
-"""Of one gateway: about 20 KiB each, so 200 MiB when nothing is on the way to them, and half as much again with TLS."""
+"""Of one gateway: about 25 KiB each, so 250 MiB when nothing is on the way to them, and half as much again with TLS."""
 MAX_SESSIONS_PER_USER = 100
 """On one gateway: more than anybody has tabs and devices, and few enough that a client that leaks connections, each of
 which is sent every change, harms nobody else."""
 MAX_CONNECT_RATE = 500
 """A second, on one gateway: it has a core, and a handshake takes well under a millisecond of it, so whoever is there
 already is served as before while others come."""
+MAX_HTTP_CONNECTIONS = 5000
+"""Of one gateway: what comes at MAX_CONNECT_RATE in the ten seconds that a client has to ask for something. Those that
+have asked for nothing the longest give way to new ones, so clients come in while somebody opens connections and says
+nothing."""
 MAX_CONNECT_RATE_PER_ADDRESS = 50
 """A second: an office behind one address, all of whom come back after a restart, is in within some seconds."""
 
@@ -59,7 +63,7 @@ MAX_BODY = 32 * 1024
 MAX_SUBSCRIPTIONS = 32
 """Of one session: each change is written once for each that it is for."""
 MAX_FRAME_RATE = 500
-"""A second, of one session: one that uses all of it takes a hundredth of a processor."""
+"""A second, of one session: more than any client needs, and some hundredths of a processor."""
 MAX_UNACKNOWLEDGED = 5000
 """Of one subscription: what waits for an ACK is remembered."""
 CONNECT_TIMEOUT = 10
@@ -349,6 +353,13 @@ class Settings:
         "50",
         _whole(0, 1_000_000),
         default=MAX_CONNECT_RATE_PER_ADDRESS,
+    )
+    max_http_connections: int = _setting(
+        "how many connections a gateway has at most that are not WebSockets, or not yet; the one that has asked for "
+        "nothing the longest gives way to a new one; 0: no limit",
+        "5000",
+        _whole(0, 10_000_000),
+        default=MAX_HTTP_CONNECTIONS,
     )
     max_frame: int = _setting(
         "how many bytes a frame, or WebSocket message, of a client has at most",

@@ -19,13 +19,14 @@ COMMIT_TO_SOCKET = Histogram(
 )
 SESSIONS = Gauge("rowbell_sessions", "Open sessions")
 CONNECTIONS = Gauge("rowbell_connections", "WebSockets, from the handshake on")
+HTTP_CONNECTIONS = Gauge("rowbell_http_connections", "Connections that are not WebSockets, or not yet")
 _refused = Counter("rowbell_refused_total", "Clients that were not let in or were ended, by the reason", ["reason"])
 REFUSED = {
     reason: _refused.labels(reason)
     for reason in (
-        "path", "stopping", "origin", "address_rate", "connections", "rate", "token", "keys", "sessions_per_user",
-        "connect_timeout", "frame", "headers", "header_line", "body", "frame_rate", "subscriptions", "receipts",
-        "marks", "protocol", "destination", "topic", "expired", "revoked", "heart_beat",
+        "path", "stopping", "origin", "address_rate", "connections", "rate", "http_connections", "token", "keys",
+        "sessions_per_user", "connect_timeout", "frame", "headers", "header_line", "body", "frame_rate",
+        "subscriptions", "receipts", "marks", "protocol", "destination", "topic", "expired", "revoked", "heart_beat",
     )
 }  # fmt: skip
 """Reason → counter; the reasons are those of `rowbell.errors.Refused`, and of what ends a session."""

@@ -25,7 +25,7 @@ from rowbell.bus.memory import MemoryBus
 from rowbell.config import Settings
 from rowbell.errors import Refused, SettingsError
 from rowbell.gateway import admission, front, tls
-from rowbell.gateway.admission import ADDRESSES, Admission, Rate
+from rowbell.gateway.admission import ADDRESSES, Admission, Rate, Seat
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.server import listen, serve
 from rowbell.inbox import Inbox
@@ -38,6 +38,8 @@ from tests.integration.wire import upgrade
 from tests.postgres_server import PostgresServer
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+CHUNKED = b"GET /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 ELSEWHERE = "203.0.113.9"
 """An address that is not of this machine."""
@@ -57,6 +59,10 @@ def refused(reason: str) -> float:
 
 def connections() -> float:
     return REGISTRY.get_sample_value("rowbell_connections") or 0.0
+
+
+def http_connections() -> float:
+    return REGISTRY.get_sample_value("rowbell_http_connections") or 0.0
 
 
 class TestRate:
@@ -115,12 +121,12 @@ class TestAdmission:
     def test_an_address_that_comes_too_often_is_told_when_to_come_again(self) -> None:
         admission = Admission(Settings(max_connect_rate_per_address=1), Clock())
         for _ in range(2):
-            admission.admit(ELSEWHERE)
+            come(admission, ELSEWHERE)
         with pytest.raises(Refused, match="ROWBELL_MAX_CONNECT_RATE_PER_ADDRESS") as refused:
-            admission.admit(ELSEWHERE)
+            come(admission, ELSEWHERE)
         assert (refused.value.status, refused.value.reason) == (429, "address_rate")
         assert refused.value.retry_after == pytest.approx(1)
-        admission.admit("203.0.113.10")
+        come(admission, "203.0.113.10")
 
     @pytest.mark.parametrize(
         ("addresses", "are_one"),
@@ -146,7 +152,7 @@ class TestAdmission:
     def test_what_is_remembered_of_addresses_is_bounded(self) -> None:
         admission = Admission(Settings(max_connect_rate=0, max_connections=0), Clock())
         for n in range(ADDRESSES + 1000):
-            with admission.admit(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"):
+            with come(admission, f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"):
                 pass
         assert len(admission._address_rate) == ADDRESSES
 
@@ -159,18 +165,18 @@ class TestAdmission:
         admission = Admission(Settings(max_connect_rate=1), Clock())
         assert admits(admission, ["127.0.0.1"] * 2) == [True] * 2
         with pytest.raises(Refused, match="ROWBELL_MAX_CONNECT_RATE") as refused:
-            admission.admit(ELSEWHERE)
+            come(admission, ELSEWHERE)
         assert (refused.value.status, refused.value.reason) == (503, "rate")
 
     def test_a_full_gateway_takes_the_next_when_one_has_gone(self) -> None:
         admission = Admission(Settings(max_connections=2), Clock())
-        first, _second = admission.admit(ELSEWHERE), admission.admit(ELSEWHERE)
+        first, _second = come(admission, ELSEWHERE), come(admission, ELSEWHERE)
         with pytest.raises(Refused, match="ROWBELL_MAX_CONNECTIONS") as refused:
-            admission.admit(ELSEWHERE)
+            come(admission, ELSEWHERE)
         assert (refused.value.status, refused.value.reason) == (503, "connections")
         with first:
             pass
-        admission.admit(ELSEWHERE)
+        come(admission, ELSEWHERE)
 
     def test_a_user_has_so_many_sessions_and_no_more_until_one_ends(self) -> None:
         admission = Admission(Settings(max_sessions_per_user=2), Clock())
@@ -185,7 +191,7 @@ class TestAdmission:
 
     def test_nothing_is_left_of_a_user_who_has_gone(self) -> None:
         admission = Admission(Settings(), Clock())
-        with admission.admit(ELSEWHERE) as seat:
+        with come(admission, ELSEWHERE) as seat:
             seat.claim("alice")
             seat.claim("alice")
             assert admission._sessions == {"alice": 1}
@@ -194,7 +200,7 @@ class TestAdmission:
     def test_a_seat_whose_claim_was_refused_takes_no_session_away(self) -> None:
         admission = Admission(Settings(max_sessions_per_user=1), Clock())
         admission.enter("alice")
-        with pytest.raises(Refused), admission.admit(ELSEWHERE) as seat:
+        with pytest.raises(Refused), come(admission, ELSEWHERE) as seat:
             seat.claim("alice")
         assert admission._sessions == {"alice": 1}
 
@@ -204,12 +210,20 @@ class TestAdmission:
         )
         admission = Admission(Settings(**none), Clock())
         for _ in range(20_000):
-            admission.admit(ELSEWHERE).claim("alice")
+            come(admission, ELSEWHERE).claim("alice")
 
     def test_every_reason_has_a_counter(self) -> None:
         code = "".join(path.read_text() for path in Path(admission.__file__ or "").parents[1].rglob("*.py"))
-        said = re.findall(r'Refused\(\s*"(\w+)"|reason="(\w+)"|reason: str = "(\w+)"|"(revoked|frame_rate)"\)', code)
+        ways = (
+            r'Refused\(\s*"(\w+)"|reason="(\w+)"|reason: str = "(\w+)"|"(revoked|frame_rate|marks)"|REFUSED\["(\w+)"\]'
+        )
+        said = re.findall(ways, code)
         assert {word for words in said for word in words if word} - {"slow", "unacknowledged"} == set(REFUSED)
+
+
+def come(admission: Admission, address: str | None) -> Seat:
+    admission.count(address)
+    return admission.admit()
 
 
 def admits(admission: Admission, addresses: Iterable[str | None]) -> list[bool]:
@@ -217,7 +231,7 @@ def admits(admission: Admission, addresses: Iterable[str | None]) -> list[bool]:
 
     def admitted(address: str | None) -> bool:
         try:
-            admission.admit(address)
+            come(admission, address)
         except Refused:
             return False
         return True
@@ -358,6 +372,7 @@ class TestLimits:
         async with gateway(server) as address:
             response = (await refusal(f"ws://{address}/ws", Authorization=header)).response
             assert response.status_code == 401
+            assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
             assert b"Authorization header must read: Bearer TOKEN" in response.body
 
     async def test_too_many_at_once_are_refused_and_a_second_later_taken(self, server: PostgresServer) -> None:
@@ -425,6 +440,12 @@ class TestProxies:
             async with connect(url, additional_headers={"X-Forwarded-For": "203.0.113.10"}):
                 pass
 
+    async def test_who_is_refused_for_another_reason_counts_as_well(self, server: PostgresServer) -> None:
+        async with gateway(server, max_connect_rate_per_address=1, trusted_proxies="127.0.0.1") as address:
+            url, headers = f"ws://{address}/nowhere", {"X_Forwarded_For": ELSEWHERE}
+            answers = [(await refusal(url, **headers)).response.status_code for _ in range(3)]
+            assert answers == [404, 404, 429]
+
     async def test_nobodys_forwarded_address_counts_by_default(self, server: PostgresServer) -> None:
         async with gateway(server, max_connect_rate_per_address=1) as address:
             for _ in range(5):
@@ -466,6 +487,14 @@ class TestTls:
             with pytest.raises(SettingsError, match=said):
                 tls.context(settings)
 
+    async def test_who_does_not_shake_hands_is_cut(
+        self, server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("rowbell.gateway.server.HEAD_TIMEOUT", 0.5)
+        made = Certificate.made(tmp_path)
+        async with gateway(server, ssl_certfile=str(made.certfile), ssl_keyfile=str(made.keyfile)) as address:
+            assert await answer(address, b"") == b""
+
 
 class TestFront:
     """What comes before the request is whole."""
@@ -480,10 +509,83 @@ class TestFront:
             # One that has had an answer, and begins another request, too.
             assert (await answer(address, LIVE + b"GET /live")).startswith(b"HTTP/1.1 200")
 
+    async def test_requests_that_wait_for_their_turn_are_few(self, server: PostgresServer) -> None:
+        async with gateway(server) as address:
+            few = await answer(address, LIVE * front.MAX_PIPELINED + b"GET /live HTTP/1.1\r\nConnection: close\r\n\r\n")
+            assert few.count(b" 200 OK") == front.MAX_PIPELINED + 1
+            many = await answer(address, LIVE * 5000)
+            assert many.count(b" 200 OK") <= 1
+            assert many.count(b" 400 Bad Request") == 1
+
+    @pytest.mark.parametrize(
+        "request_",
+        [b"GET /live HTTP/1.1\r\n" + b"a:\r\n" * 129 + b"\r\n", CHUNKED + b"0\r\n" + b"a:\r\n" * 129 + b"\r\n"],
+        ids=["headers", "trailers"],
+    )
+    async def test_a_request_of_many_headers_is_refused(self, server: PostgresServer, request_: bytes) -> None:
+        async with gateway(server) as address:
+            assert b" 400 Bad Request" in await answer(address, request_)
+
+    async def test_a_body_that_comes_with_its_head_is_no_head(self, server: PostgresServer) -> None:
+        async with gateway(server) as address:
+            reader, writer = await asyncio.open_connection(*address.split(":"))
+            for _ in range(2):
+                size = 2 * front.MAX_HEAD
+                writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+                assert b" 404 " in await reader.readuntil(b"\r\n\r\nNot Found")
+            writer.close()
+
+    @pytest.mark.parametrize(
+        ("request_", "more"),
+        [
+            (LIVE, b"\r\n"),
+            (b"GET /live HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", b"x"),
+            (CHUNKED, b"5\r\n"),
+            (CHUNKED, b"0\r\na:"),
+        ],
+        ids=["an empty line", "a byte of a body", "a part of a chunk", "a part of a trailer"],
+    )
+    async def test_a_client_that_has_its_answer_and_asks_for_nothing_is_cut_whatever_it_sends(
+        self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch, request_: bytes, more: bytes
+    ) -> None:
+        monkeypatch.setattr(front, "HEAD_TIMEOUT", 0.3)
+        async with gateway(server) as address:
+            reader, writer = await asyncio.open_connection(*address.split(":"))
+            writer.write(request_)
+            await reader.readuntil(b"live\n")
+            writer.write(more)
+            async with asyncio.timeout(4):  # uvicorn's own time-out of an idle connection, 5 s, is stopped by `more`
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+
+    async def test_who_has_asked_for_nothing_the_longest_gives_way(self, server: PostgresServer) -> None:
+        async with gateway(server, max_http_connections=2) as address:
+            before, open_before = refused("http_connections"), http_connections()
+            host, port = address.split(":")
+            first = await asyncio.open_connection(host, int(port))
+            second = await asyncio.open_connection(host, int(port))
+            await eventually("both connections", lambda: http_connections() == open_before + 2)
+            first[1].write(LIVE)
+            await first[0].readuntil(b"live\n")  # so the second has now waited longer
+            async with connect(f"ws://{address}/ws") as opened:
+                assert await hello(opened) == "CONNECTED"
+                with contextlib.suppress(ConnectionError):
+                    assert await second[0].read() == b""
+                # The WebSocket counts as one no more, so there is room.
+                third = await asyncio.open_connection(host, int(port))
+                for reader, writer in (first, third):
+                    writer.write(LIVE)
+                    assert b" 200 " in await reader.readuntil(b"live\n")
+            assert refused("http_connections") == before + 1
+            for _, writer in (first, second, third):
+                writer.close()
+            await eventually("all of them closed", lambda: http_connections() == open_before)
+
     async def test_a_head_without_end_is_cut(self, server: PostgresServer) -> None:
         async with gateway(server) as address:
             assert await answer(address, b"GET /live HTTP/1.1\r\nX: " + b"x" * (front.MAX_HEAD + 1)) == b""
-            assert await answer(address, b"GET /live HTTP/1.1\r\n" + b"X: y\r\n" * (front.MAX_HEAD // 6)) == b""
+            assert await answer(address, b"GET /live HTTP/1.1\r\n" + (b"X: " + b"y" * 1000 + b"\r\n") * 66) == b""
 
     async def test_a_websocket_that_is_silent_is_not_cut_by_it(
         self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
@@ -528,12 +630,12 @@ class TestFront:
                 opened.setblocking(False)
                 loop = asyncio.get_running_loop()
                 async with asyncio.timeout(20):
-                    await loop.sock_sendall(opened, LIVE)
-                    protocol = await serving.get()
-                    while not protocol.flow.write_paused:
-                        if protocol.cycle is not None and protocol.cycle.response_complete:
-                            await loop.sock_sendall(opened, LIVE)
-                        await asyncio.sleep(0)
+                    is_full = False
+                    while not is_full:
+                        await loop.sock_sendall(opened, LIVE)
+                        protocol = await serving.get()
+                        while not (is_full := protocol.flow.write_paused) and not protocol.cycle.response_complete:
+                            await asyncio.sleep(0)
                     await loop.sock_sendall(opened, upgrade("/stomp", "x"))
                     with contextlib.suppress(ConnectionError):
                         while data := await loop.sock_recv(opened, 65536):

@@ -57,6 +57,11 @@ class Keyring:
         _check_sources(settings)
         return cls(_secret(settings, _allowed(settings)))
 
+    @property
+    def can_verify(self) -> bool:
+        """False until the issuer's list has been read, if it is all there is."""
+        return bool(self._fixed) or (self.jwks is not None and self.jwks.is_loaded)
+
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
         """The keys that may have signed this."""
         listed = self.jwks.candidates(kid) if self.jwks else ()

@@ -63,6 +63,11 @@ class Tokens:
         return self._rules.leeway
 
     @property
+    def can_verify(self) -> bool:
+        """Are there keys? What an issuer lists may not have been read yet."""
+        return self._keys.can_verify
+
+    @property
     def can_issue(self) -> bool:
         return self._keys.secret is not None
 
@@ -134,7 +139,7 @@ class Tokens:
 
 
 def bearer(value: str) -> str:
-    """the token of an `Authorization: Bearer TOKEN`. TokenError if it is anything else."""
+    """The token of an `Authorization: Bearer TOKEN`. TokenError if it is anything else."""
     scheme, _, token = value.strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise TokenError("the Authorization header must read: Bearer TOKEN")

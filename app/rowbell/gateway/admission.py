@@ -83,10 +83,10 @@ class Admission:
         self._sessions: dict[str, int] = {}
         """Tracks user → sessions that entered and did not leave; none is there with 0."""
 
-    def admit(self, address: str | None) -> Seat:
-        """A seat for one more connection, from this address. Refused if there is none.
+    def count(self, address: str | None) -> None:
+        """One more wants to connect, from this address, whether it may or not. Refused if they come too fast.
 
-        The address is looked at first: one that comes too often takes nothing from the others.
+        This is looked at before anything else: who comes too often takes nothing from the others.
         """
         key = _key(address)
         if key is not None and (wait := self._address_rate.take(key)):
@@ -97,6 +97,9 @@ class Admission:
                 "if it is a proxy's, name that in ROWBELL_TRUSTED_PROXIES.)",
                 wait,
             )
+
+    def admit(self) -> Seat:
+        """A seat for one more connection. Refused if there is none."""
         if self._connections >= self._max_connections:
             raise Refused(
                 "connections", 503, "This gateway is full (ROWBELL_MAX_CONNECTIONS): connect to another one.", FULL

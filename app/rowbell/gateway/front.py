@@ -1,7 +1,7 @@
-"""A connection before it is a WebSocket: what has not asked for anything is not kept for long, nor without bounds.
+"""A connection before it is a WebSocket: what asks for nothing is not kept for long, and all of it is bounded.
 
-uvicorn waits for ever for the end of a request's head, and takes one of any length into memory; WebSockets and
-requests that are complete it treats well.
+uvicorn waits for ever for the end of a request's head, takes one of any length into memory, and stops the time-out of
+an idle connection at the first byte, be it an empty line. It treats WebSockets and complete requests well.
 """
 
 from __future__ import annotations
@@ -11,10 +11,18 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from rowbell.gateway.web import Web
+from rowbell.metrics import HTTP_CONNECTIONS, REFUSED
+
 HEAD_TIMEOUT = 10.0
-"""Seconds for the head of a request to be complete: as long as a session has for CONNECT."""
+"""Seconds until a client that is owed nothing has sent the head of a request: as long as a session has for CONNECT."""
 MAX_HEAD = 64 * 1024
 """Bytes of a request's head, and with it of the longest token: more than any browser or proxy sends."""
+MAX_HEADERS = 128
+"""Headers of a request, as in websockets: the shortest takes thirty times as much memory as it has bytes."""
+MAX_PIPELINED = 16
+"""Requests of a connection that wait while one is answered. uvicorn parses whatever it has read, and stops reading
+only between two reads: 256 KiB hold twelve thousand."""
 
 
 class FrontProtocol(HttpToolsProtocol):
@@ -22,33 +30,53 @@ class FrontProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        assert isinstance(self.config.app, Web)
+        self._most = self.config.app.settings.max_http_connections
+        self._open = self.config.app.http_connections
         self._impatience: asyncio.TimerHandle | None = None
-        """Tracks when a client that owes us the rest of a head is cut; None while it owes none."""
+        """Tracks when a client that owes us a head, or the rest of one, is cut; None while it owes none."""
         self._head = 0
-        """Tracks how much came since the last head was complete."""
+        """Tracks how much came since the last head was complete, or the next was waited for."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._open[self] = self._cut
+        HTTP_CONNECTIONS.inc()
         self._await_head()
+        if self._most and len(self._open) > self._most:
+            REFUSED["http_connections"].inc()
+            cut_longest_idle = next(iter(self._open.values()))
+            cut_longest_idle()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._head_is_here()
+        self._leave()
         super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
         self._head += len(data)
-        if self._impatience is not None and self._head > MAX_HEAD:
-            self._head_is_here()
-            self.transport.abort()
-            return
         super().data_received(data)
+        if self not in self._open or self.transport.is_closing():
+            return
+        if self._impatience is not None and self._head > MAX_HEAD:
+            self._cut()
+        elif self.cycle is None or self.cycle.response_complete:
+            self._await_head()  # an empty line, or more of a body that nobody reads
 
     def on_message_begin(self) -> None:
         super().on_message_begin()  # type: ignore[no-untyped-call, unused-ignore]
         self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= MAX_HEADERS:
+            raise ValueError("too many headers")  # uvicorn answers 400, and closes
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests at once")
         self._head_is_here()
+        if self._open.pop(self, None) is not None:
+            self._open[self] = self._cut  # the last to have asked for something
         super().on_headers_complete()  # type: ignore[no-untyped-call, unused-ignore]
 
     def handle_websocket_upgrade(self) -> None:
@@ -56,16 +84,28 @@ class FrontProtocol(HttpToolsProtocol):
         WebSocket would never hear, and write without bounds.
         """
         if self.flow.write_paused or self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
-            self.transport.abort()
+            self._cut()
         else:
+            self._leave()
             super().handle_websocket_upgrade()
 
     def _await_head(self) -> None:
         if self._impatience is None:
-            self._impatience = self.loop.call_later(HEAD_TIMEOUT, self.transport.abort)
+            self._head = 0
+            self._impatience = self.loop.call_later(HEAD_TIMEOUT, self._cut)
 
     def _head_is_here(self) -> None:
         self._head = 0
         if self._impatience is not None:
             self._impatience.cancel()
             self._impatience = None
+
+    def _cut(self) -> None:
+        self._leave()
+        self.transport.abort()
+
+    def _leave(self) -> None:
+        """It is no HTTP connection any more."""
+        self._head_is_here()
+        if self._open.pop(self, None) is not None:
+            HTTP_CONNECTIONS.dec()

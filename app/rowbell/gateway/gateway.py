@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
@@ -13,13 +12,14 @@ import msgspec
 from rowbell.auth import Identity, Tokens
 from rowbell.bus import Bus
 from rowbell.config import DEFAULTS, Settings
-from rowbell.errors import DatabaseUnavailable, TokenError
+from rowbell.errors import DatabaseError, TokenError
 from rowbell.gateway.acknowledgements import Acknowledgements
 from rowbell.gateway.attendance import Attendance
 from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.link import Link
 from rowbell.gateway.marks import Marks
+from rowbell.gateway.readiness import Readiness
 from rowbell.gateway.registry import Registry
 from rowbell.gateway.replay import Pager
 from rowbell.gateway.revocations import Revocations
@@ -41,7 +41,7 @@ BEAT = 1.0
 CLOSE_TIMEOUT = 1.5
 """Seconds that the clients of a stopping gateway have to read what is on the way to them."""
 STOP_RATE = 400
-"""Sessions that a stopping gateway closes a second, so that their clients do not all come to the others at once: fewer
+"""Sessions that the stopping gateways of a port close a second, so that their clients do not all come to the others at once: fewer
 than another one takes (ROWBELL_MAX_CONNECT_RATE)."""
 STOP_WINDOW = 15.0
 """Seconds that this takes at the most, with more sessions by being faster: who stops a process waits for 30, and there
@@ -50,12 +50,8 @@ STOP_STEP = 0.1
 """Seconds between the sessions that are closed together."""
 FLUSH_TIMEOUT = 5.0
 """Seconds for the last acknowledgements to be written."""
-SWEEP_OVERDUE = 15.0
-"""Seconds without a sweep after which a gateway is not ready: what the stream loses would not arrive."""
 OFFERS_A_TURN = 200
 """Changes offered to feeds before the event loop does something else: some milliseconds."""
-PROBE_TIMEOUT = 2.0
-"""Seconds that PostgreSQL may take to answer the readiness probe."""
 
 
 class Gateway:
@@ -96,6 +92,7 @@ class Gateway:
         self._marks = Marks(inbox)
         self._revocations = Revocations()
         self._sweeper = Sweeper(inbox, self._registry, self._found, self.attendance.note, streaming)
+        self._readiness = Readiness(inbox, tokens, self._link, self._sweeper)
 
     def serves(self, recipient: str) -> bool:
         """Is anybody here subscribed to what is for this recipient?"""
@@ -135,7 +132,8 @@ class Gateway:
         self.stopping = True
         await self.attendance.leave()
         sessions = list(self._sessions)
-        together = math.ceil(max(STOP_RATE, len(sessions) / STOP_WINDOW) * STOP_STEP)
+        rate = max(STOP_RATE / self.settings.workers, len(sessions) / STOP_WINDOW)
+        together = math.ceil(rate * STOP_STEP)
         for number, session in enumerate(sessions):
             if number and number % together == 0:
                 await asyncio.sleep(STOP_STEP)
@@ -149,24 +147,13 @@ class Gateway:
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT):
                 await self.acknowledgements.flush()
-        except (TimeoutError, DatabaseUnavailable) as error:
+        except (TimeoutError, DatabaseError) as error:
             log.warning("deliveries_not_written", reason=str(error) or "timed out")
         log.info("gateway_stopped", sessions=len(sessions), cut=len(self._sessions))
 
     async def ready(self) -> str | None:
-        """None if SQL answers, the sweep runs and the bus is connected; otherwise the reason, for whoever asks."""
-        if self.stopping:
-            return "stopping"
-        if not self._link.connected:
-            return "the bus is not connected"
-        if (silence := time.monotonic() - self._sweeper.swept_at) > SWEEP_OVERDUE:
-            return f"the table has not been swept for {silence:.0f} s"
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT):
-                await self._inbox.ping()
-        except (TimeoutError, DatabaseUnavailable) as error:
-            return f"PostgreSQL does not answer: {error or 'timed out'}"
-        return None
+        """None if clients should come; otherwise why not, for whoever asks."""
+        return "stopping" if self.stopping else await self._readiness.complaint()
 
     # Sessions and their feeds.
 
@@ -174,8 +161,8 @@ class Gateway:
         """Serve one accepted client until it or we close."""
         self._sessions[session] = asyncio.current_task()
         SESSIONS.inc()
-        session.check_token()  # it may have been taken back since the handshake
         try:
+            session.check_token()  # it may have been taken back since the handshake
             await session.run()
         finally:
             del self._sessions[session]

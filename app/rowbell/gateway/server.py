@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 from rowbell.config import Settings, not_listening
 from rowbell.errors import DatabaseUnavailable, RowbellError
 from rowbell.gateway import tls
-from rowbell.gateway.front import FrontProtocol
+from rowbell.gateway.front import HEAD_TIMEOUT, FrontProtocol
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.web import Web
 from rowbell.gateway.websocket import WebSocketProtocol
@@ -29,10 +29,10 @@ log = get_logger("gateway.server")
 BACKLOG = 4096
 """Connections the kernel holds until they are accepted: a restarted gateway meets all its clients at once."""
 OTHER_FILES = 256
-"""File descriptors besides the WebSockets': HTTP, databases and brokers, and who is just being refused."""
+"""File descriptors besides those of clients: databases and brokers, and who is just being refused."""
 
 MANY = 1_000_000
-"""WebSockets for which there shall be file descriptors where their number is not limited."""
+"""Connections for which there shall be file descriptors where their number is not limited."""
 
 
 Stop = Callable[[], None]
@@ -62,12 +62,24 @@ class GatewayServer(uvicorn.Server):
         """Tracks whether a signal has come: what else stops it may have come before."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # with its own servers, clients would have a minute for the handshake of TLS
         if not self.should_exit:
             for each in sockets or ():
+                self.servers.append(await self._listen(each))
                 host, port, *_ = each.getsockname()
                 log.info("listening", host=host, port=port, tls=self.config.is_ssl)
             self._tell_started(self.stop)
+
+    async def _listen(self, listener: socket.socket) -> asyncio.Server:
+        config = self.config
+
+        def protocol() -> asyncio.Protocol:
+            return FrontProtocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        timeout = HEAD_TIMEOUT if config.ssl else None
+        return await self._loop.create_server(
+            protocol, sock=listener, ssl=config.ssl, ssl_handshake_timeout=timeout, backlog=BACKLOG
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler runs between any two instructions: let the loop do it.
@@ -83,6 +95,11 @@ class GatewayServer(uvicorn.Server):
         """Stop the gateway, then the server; once."""
         if self._stop is None:
             self._stop = self._loop.create_task(self._stop_gateway(), name="stop")
+
+    def check_stop(self) -> None:
+        """Raise what stopping failed with, if it has ended."""
+        if self._stop is not None and self._stop.done():
+            self._stop.result()
 
     async def _stop_gateway(self) -> None:
         try:
@@ -129,7 +146,8 @@ async def serve(
     """
     settings = gateway.settings
     context = tls.context(settings)
-    _make_room(settings.max_connections)
+    is_limited = settings.max_connections and settings.max_http_connections
+    _make_room(settings.max_connections + settings.max_http_connections if is_limited else 0)
     try:
         await gateway.prepare()
     except DatabaseUnavailable as error:
@@ -142,6 +160,7 @@ async def serve(
     web = asyncio.create_task(server.serve(sockets=[listener]), name="web")
     try:
         await gateway.run(web, beside or {})
+        server.check_stop()
     except* RowbellError as failed:
         raise _first(failed) from None
     finally:

@@ -6,9 +6,10 @@ Starlette.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -70,6 +71,9 @@ class Web:
         self._origins = Origins(settings.allowed_origins)
         self._told_of_origin = -ORIGIN_INTERVAL
         self._admission = Admission(settings)
+        self.http_connections: dict[asyncio.Protocol, Callable[[], None]] = {}
+        """Tracks the connections that are no WebSockets, each with what cuts it: first the one that asked for something
+        the longest ago. `front.FrontProtocol` keeps it."""
         self._http = Starlette(
             routes=[
                 Route("/live", self._live),
@@ -89,8 +93,9 @@ class Web:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         try:
+            self._admission.count(scope["client"][0] if scope["client"] else None)
             self._examine(scope)
-            seat = self._admission.admit(scope["client"][0] if scope["client"] else None)
+            seat = self._admission.admit()
         except Refused as refused:
             await _refuse(send, refused)
             return
@@ -187,6 +192,8 @@ async def _refuse(send: Send, refused: Refused) -> None:
     """An HTTP answer instead of the handshake's. A plain close would be a 403 without a word."""
     REFUSED[refused.reason].inc()
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    if refused.status == 401:
+        headers.append((b"www-authenticate", b'Bearer error="invalid_token"'))  # RFC 6750, 3
     if refused.retry_after is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(refused.retry_after)))
     await send({"type": "websocket.http.response.start", "status": refused.status, "headers": headers})
