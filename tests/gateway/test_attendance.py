@@ -118,6 +118,16 @@ async def test_who_left_is_forgotten_at_once_and_everybody_at_the_end(here: Here
     assert not await here.known("bob")
 
 
+async def test_who_left_just_before_the_end_is_forgotten_too(here: Here) -> None:
+    here.attendance.connected("g1")
+    feed = here.come("alice")
+    await here.attendance.known("alice")
+    here.registry.feeds.remove(feed)
+    here.attendance.note("alice")
+    await here.attendance.leave()
+    assert not await here.known("alice")
+
+
 async def test_while_presence_fails_nobody_waits_for_it(here: Here) -> None:
     here.presence.failures = 10**6
     here.attendance.connected("g1")

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from rowbell.config import Settings
 from rowbell.gateway.pace import BURST
+from rowbell.gateway.session import RENEWALS_A_SECOND
 from tests.gateway.conftest import TOKENS, Running
 from tests.gateway.test_gateway import close_code, next_frame, said_before_the_close, say_hello, socket
 from tests.integration.processes import eventually
@@ -62,6 +63,7 @@ class TestFrames:
             while (error := await next_frame(opened)).command != "ERROR":
                 pass
             assert message in error.headers["message"]
+            assert f"ROWBELL_MAX_{reason.upper()}." in error.body
             assert await close_code(opened) == 1002
         assert refused(reason) == before + 1
 
@@ -94,9 +96,23 @@ class TestFrameRate:
             while (frame := await next_frame(opened)).command == "RECEIPT":
                 receipts += 1
             assert frame.headers["message"] == "more than 10 frames a second"
+            assert "ROWBELL_MAX_FRAME_RATE." in frame.body
             assert 10 * BURST - 2 <= receipts < 50
             assert await close_code(opened) == 1008
         assert refused("frame_rate") == before + 1
+
+    async def test_a_token_counts_as_the_frames_that_it_costs(self, running_gateway: Running) -> None:
+        running_gateway.gateway.settings = Settings(max_frame_rate=500)
+        async with socket(running_gateway) as opened:
+            await say_hello(opened, "renews")
+            token = TOKENS.issue("renews", 60)
+            for n in range(30):
+                await opened.send(f"SEND\ndestination:/app/token\nreceipt:{n}\n\n{token}\0")
+            receipts = 0
+            while (frame := await next_frame(opened)).command == "RECEIPT":
+                receipts += 1
+            assert frame.headers["message"] == "more than 500 frames a second"
+            assert RENEWALS_A_SECOND * BURST - 2 <= receipts < 29
 
     async def test_what_is_held_in_a_transaction_counts(self, running_gateway: Running) -> None:
         async with socket(running_gateway) as opened:

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
+from websockets.asyncio.client import ClientConnection
 
 from rowbell.config import MAX_SUBSCRIPTIONS
 from rowbell.gateway.badge import UNACKNOWLEDGED, rendered
@@ -168,6 +170,7 @@ class TestIds:
                     if frame.command == "ERROR":
                         refused += 1
                         assert "try again later" in frame.headers["message"]
+                        assert await close_code(opened) == 1013
             assert refused == 2
             assert running_gateway.gateway._marks._ids <= IDS_OF_A_USER
 
@@ -185,6 +188,35 @@ class TestIds:
             await say_hello(opened, "receipts")
             await opened.send(f'SEND\ndestination:{READ}\nreceipt:r\n\n{{"ids":[{id}]}}\0' * (PROMISES + 1))
             assert (await next_frame(opened)).command == "ERROR"
+            assert await close_code(opened) == 1013
+
+    async def test_what_waits_when_the_database_begins_a_new_epoch_is_marked_all_the_same(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        gateway = running_gateway.gateway
+        ids = [await insert(database, "crash") for _ in range(3)]
+
+        async def mark(id: int, opened: ClientConnection) -> None:
+            await say_hello(opened, "crash")
+            await opened.send(f'SEND\ndestination:{READ}\n\n{{"ids":[{id}]}}\0')
+
+        async with locked(database, ids[0]):
+            async with socket(running_gateway) as first, socket(running_gateway) as second:
+                await mark(ids[0], first)
+                await eventually("the first is in work", lambda: gateway._marks._tasks and not gateway._marks._pending)
+                await mark(ids[1], second)
+                await eventually("the second waits for it", lambda: gateway._marks._ids == 1)
+                await database.execute("DELETE FROM rowbell_epoch")  # as if it had crashed
+                assert await close_code(first) == 1012
+            async with socket(running_gateway) as third:
+                await mark(ids[2], third)
+                await eventually("the third waits too", lambda: gateway._marks._ids == 2)
+
+        async def marked() -> bool:
+            return await unread(database, "crash") == []
+
+        await eventually("all of them are read", marked)
+        await eventually("nothing is kept", lambda: gateway._marks._ids == 0)
 
     async def test_a_database_that_refuses_ends_the_session_that_asked_and_no_other(
         self, running_gateway: Running, database: Database
@@ -210,6 +242,26 @@ class TestIds:
                 assert await unread(database, "not-held") == []
         finally:
             await database.execute("DROP TRIGGER hold ON notification; DROP FUNCTION hold()")
+
+    async def test_the_log_says_what_refused_and_nothing_of_the_row(
+        self, running_gateway: Running, database: Database
+    ) -> None:
+        """PostgreSQL quotes the whole row, and the driver the statement's parameters."""
+        id = await insert(database, "checked", "Your lab result")
+        await database.execute(
+            "ALTER TABLE notification ADD CONSTRAINT unread_for_ever CHECK (recipient_id <> 'checked' OR read_at IS NULL)"
+        )
+        try:
+            with capture_logs() as logs:
+                async with running_gateway.subscriber("checked") as client:
+                    await client.send("SEND", f'{{"ids":[{id}]}}', destination=READ, receipt="never")
+                    await client.until(lambda: client.subscriptions[0].closed, "the close")
+        finally:
+            await database.execute("ALTER TABLE notification DROP CONSTRAINT unread_for_ever")
+        [said] = [each for each in logs if each["event"] == "mark_refused"]
+        assert "unread_for_ever" in said["reason"]
+        assert "Your lab result" not in str(logs)
+        assert "checked" not in str(said)
 
     async def test_a_row_that_sql_does_not_see_yet_is_marked_when_it_does(
         self, running_gateway: Running, database: Database

@@ -170,5 +170,5 @@ class TestReceipts:
             for begin in range(0, len(asked), 60_000):
                 await client.send_text(asked[begin : begin + 60_000])
             await client.until(lambda: client.errors, "the refusal")
-            assert "receipts wait for PostgreSQL" in client.errors[0].headers["message"]
+            assert "receipts already wait for PostgreSQL" in client.errors[0].headers["message"]
         never.set_result(None)

@@ -22,7 +22,7 @@ def test_connecting():
     event = client.next_event()
     assert isinstance(event, Connected)
     assert (event.version, event.headers["user-name"]) == ("1.1", "a\\b")
-    assert (client.version, client.send_interval, client.receive_timeout) == ("1.1", 4.25, 50.0)
+    assert (client.version, client.send_interval, client.receive_timeout) == ("1.1", 4.0, 50.0)
 
 
 def test_a_server_that_names_no_version_speaks_1_0():

@@ -64,7 +64,7 @@ def test_beats_are_agreed_on_except_on_1_0():
     old, _ = connect("1.0", "heart-beat:5000,20000\n")
     silent, _ = connect("1.2")
 
-    assert (modern.send_interval, modern.receive_timeout) == (17.0, 25.0)
+    assert (modern.send_interval, modern.receive_timeout) == (16.0, 25.0)
     assert (old.send_interval, old.receive_timeout) == (None, None)
     assert (silent.send_interval, silent.receive_timeout) == (None, None)
     assert HEART_BEAT == "\n"

@@ -93,7 +93,7 @@ class Attendance:
         gateway, self._gateway, self._left = self._gateway, None, True
         if gateway is not None:
             try:
-                await self._presence.remove(gateway, self._registry.recipients())
+                await self._presence.remove(gateway, {*self._registry.recipients(), *self._changed})
             except PresenceUnavailable as error:
                 log.warning("presence_unavailable", reason=str(error))
 

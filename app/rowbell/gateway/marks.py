@@ -13,6 +13,7 @@ from functools import partial
 from uuid import UUID
 
 from rowbell.backoff import backoff
+from rowbell.errors import RowbellError
 from rowbell.gateway.feed import Feed
 from rowbell.gateway.retry import until_answered
 from rowbell.inbox import Given, Inbox
@@ -100,8 +101,13 @@ class Marks:
 
     def _of(self, user: str, epoch: UUID) -> Pending:
         pending = self._pending.get(user)
-        if pending is None or pending.epoch != epoch:
-            pending = Pending(epoch, asyncio.get_running_loop().create_future())
+        if pending is None:
+            return Pending(epoch, asyncio.get_running_loop().create_future())
+        if pending.epoch != epoch:
+            # Ids are the rows' for ever; transactions, and what subscriptions were given by them, are of their epoch.
+            pending.epoch = epoch
+            pending.seen.clear()
+            pending.given.clear()
         return pending
 
     def _start(self, user: str, pending: Pending) -> asyncio.Future[bool]:
@@ -126,7 +132,7 @@ class Marks:
             for mark in marks:
                 await self._until_whole(mark)
         except Exception as error:  # a trigger or a CHECK of the application: no reason to end what serves everybody
-            log.error("mark_refused", reason=str(error))
+            log.error("mark_refused", reason=_reason(error))
             return False
         return True
 
@@ -139,3 +145,11 @@ class Marks:
     async def _in_turn(self, mark: Callable[[], Awaitable[bool]]) -> bool:
         async with self._turns:
             return await mark()
+
+
+def _reason(error: Exception) -> str:
+    """What PostgreSQL says first. The rest of its message, and of the driver's, quotes rows and parameters."""
+    if isinstance(error, RowbellError):
+        return str(error)
+    said = getattr(getattr(error, "orig", None), "diag", None)
+    return (said and said.message_primary) or type(error).__name__

@@ -17,6 +17,7 @@ from sys import getsizeof
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rowbell.auth import Identity
+from rowbell.config import environment_name
 from rowbell.errors import KeysUnavailable, TokenError
 from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
@@ -48,12 +49,20 @@ AN_ANSWER = -1
 
 PROMISES = 1000
 """Receipts of one session that may wait for PostgreSQL, to write deliveries or what was marked as read."""
+RENEWALS_A_SECOND = 10
+"""A token sent within the session counts as so many frames that there may be ten a second, and for two seconds' worth
+at once: a signature of P-384 takes 0.4 ms to verify."""
 ANSWER_CHARACTERS = 64 * 1024
 """Answers that may wait for a client that asks for them and does not read."""
 
 NORMAL, PROTOCOL_ERROR, NOT_UTF8, POLICY_VIOLATION, TOO_LARGE = 1000, 1002, 1007, 1008, 1009
 RESTARTING, TRY_AGAIN_LATER = 1012, 1013
 """WebSocket close codes: RFC 6455, section 7.4.1, and the IANA registry."""
+
+
+def whose_limit(setting: str) -> str:
+    """For a client that is beyond the limit of this setting."""
+    return f"The limit is the gateway's, {environment_name(setting)}."
 
 
 class Session(ABC):
@@ -219,6 +228,7 @@ class Session(ABC):
 
     async def _renew(self, token: str, receipt: str | None) -> None:
         """A newer token of the same user: the session lasts as long as this one."""
+        self._count_frames(self._gateway.settings.max_frame_rate // RENEWALS_A_SECOND, answers=0)
         identity = await self._identify(lambda: token, receipt)
         if identity is None:
             return
@@ -256,7 +266,13 @@ class Session(ABC):
         else:
             marked = self._gateway.mark_ids(self.user, ids, self._own_feeds())
         if marked is None:
-            self._fail("more waits to be marked as read than is kept: try again later", receipt=receipt, reason="marks")
+            self._fail(
+                "too many rows already wait to be marked as read: try again later",
+                "PostgreSQL is slow, or away: this row, and those that wait, are still unread.",
+                receipt,
+                TRY_AGAIN_LATER,
+                "marks",
+            )
             return
         if marked not in self._marking:
             self._marking[marked] = []
@@ -296,7 +312,8 @@ class Session(ABC):
     def _may_promise(self, receipt: str) -> bool:
         """Count a receipt that waits for PostgreSQL; the session ends if there are too many."""
         if self._promised >= PROMISES:
-            self._fail(f"{PROMISES} receipts wait for PostgreSQL: try again later", receipt=receipt, reason="receipts")
+            message = f"{PROMISES} receipts already wait for PostgreSQL: try again later"
+            self._fail(message, receipt=receipt, code=TRY_AGAIN_LATER, reason="receipts")
             return False
         self._promised += 1
         return True
@@ -324,7 +341,7 @@ class Session(ABC):
         if self._pace.is_passed(asyncio.get_running_loop().time(), frames - asked_for):
             self._fail(
                 f"more than {settings.max_frame_rate} frames a second",
-                "Send fewer, or mark several rows as read with one frame.",
+                f"Send fewer, or mark several rows as read with one frame. {whose_limit('max_frame_rate')}",
                 code=POLICY_VIOLATION,
                 reason="frame_rate",
             )
@@ -386,6 +403,7 @@ class Session(ABC):
                 await self._send({"type": "websocket.close", "code": self._closing, "reason": ""})
         except (OSError, RuntimeError):
             # The client is gone, or uvicorn closed because of what it sent (too large, not UTF-8): `run` hears of it.
+            self._closing = self._closing or NORMAL
             self._queue.clear()
         finally:
             self._writer = None

@@ -24,6 +24,7 @@ from rowbell.gateway.session import (
     Send,
     Session,
     Write,
+    whose_limit,
 )
 from rowbell.gateway.subscription import Delivery
 from rowbell.gateway.topics import DESTINATION, topic_of
@@ -166,8 +167,14 @@ class StompSession(Session):
             case stomp.Commit():
                 self._commit(event)
             case stomp.Invalid():
-                detail = event.body if self._greeted else f"{event.body} {PLAIN_JSON}"
-                self._fail(event.message, detail, event.receipt, reason=event.reason)
+                self._fail(event.message, self._advice(event), event.receipt, reason=event.reason)
+
+    def _advice(self, event: stomp.Invalid) -> str:
+        if not self._greeted:
+            return f"{event.body} {PLAIN_JSON}"
+        if event.reason in stomp.Limits.__struct_fields__:
+            return f"{event.body} {whose_limit(f'max_{event.reason}')}".lstrip()
+        return event.body
 
     async def _connect(self, event: stomp.Connect) -> None:
         receipt = event.headers.get("receipt")
@@ -204,7 +211,9 @@ class StompSession(Session):
                 reason="topic",
             )
         elif len(self._subscriptions) >= (most := self._gateway.settings.max_subscriptions):
-            self._fail(f"a session has at most {most} subscriptions", receipt=event.receipt, reason="subscriptions")
+            message = f"a session has at most {most} subscriptions"
+            advice = f"UNSUBSCRIBE from one first. {whose_limit('max_subscriptions')}"
+            self._fail(message, advice, event.receipt, reason="subscriptions")
         else:
             await self._follow(self._open(event, topic))
 

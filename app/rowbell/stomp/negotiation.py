@@ -57,8 +57,9 @@ HEART_BEAT = "\n"
 NO_BEATS = (0, 0)
 """Cannot send, does not want to hear: also what a peer means that has no `heart-beat` header."""
 
-SEND_AFTER = 0.85
-"""Of the period. Later than 0.9 a busy process is late with some beats; earlier than 0.8 they are only traffic."""
+SEND_AFTER = 0.8
+"""Of the period, and at the next look after that, which a gateway has each second: at 0.9 at the latest. Later, a busy
+process would be late with some beats; earlier, they are only traffic."""
 
 GONE_AFTER = 2.5
 """Periods of silence. The receiver "SHOULD be tolerant and take into account an error margin": a browser slows
