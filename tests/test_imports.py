@@ -23,17 +23,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"config", "errors"},
     "backoff": set(),
     "stomp": set(),
-    "config": {"errors"},
+    "patterns": set(),
+    "config": {"errors", "patterns", "stomp"},
     "logs": {"config"},
     "postgres": {"config", "errors"},
-    "auth": {"config", "errors", "logs", "backoff"},
+    "auth": {"config", "errors", "logs", "backoff", "patterns"},
     "connector": {"config", "errors", "logs", "backoff"},
     "embedded": {"config", "errors", "logs", "backoff", "postgres"},
     "changes": VALUES,
     "presence": VALUES,
     "bus": VALUES,
     "inbox": VALUES,
-    "dispatch": VALUES | PORTS | {"auth"},
+    "dispatch": VALUES | PORTS,
     "gateway": VALUES | PORTS | {"auth", "stomp"},
     "page": VALUES | {"auth", "inbox"},
     "cli": VALUES | PORTS | {"auth", "stomp", "connector", "dispatch", "embedded", "gateway", "page"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Room (a module or package of `rowbell`) → the other rooms it may import. Standing in no row but that of
 `__main__`, `cli` is imported by nobody."""
 
-SANS_IO = {"stomp", "snapshot", "notification"}
+SANS_IO = {"stomp", "snapshot", "notification", "patterns"}
 IO = {
     "asyncio",
     "selectors",

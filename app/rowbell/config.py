@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from rowbell.errors import SettingsError
+from rowbell.stomp.limits import DEFAULTS as FRAMES
 
 PREFIX = "ROWBELL_"
 MIN_SECRET_BYTES = 32
@@ -52,14 +53,6 @@ nothing."""
 MAX_CONNECT_RATE_PER_ADDRESS = 50
 """A second: an office behind one address, all of whom come back after a restart, is in within some seconds."""
 
-MAX_FRAME = 64 * 1024
-"""Bytes of a frame, and of a WebSocket message: Spring's clients stop there, and none has reason to send more."""
-MAX_HEADERS = 64
-"""Of a frame: the protocol defines at most seven for one."""
-MAX_HEADER_LINE = 8 * 1024
-"""Characters: nginx and Apache take no longer ones, so no longer token comes through them."""
-MAX_BODY = 32 * 1024
-"""Bytes: a thousand ids to mark as read have 17 KiB, a token 8."""
 MAX_SUBSCRIPTIONS = 32
 """Of one session: each change is written once for each that it is for."""
 MAX_FRAME_RATE = 500
@@ -365,19 +358,19 @@ class Settings:
         "how many bytes a frame, or WebSocket message, of a client has at most",
         "65536",
         _whole(1024, 1 << 24),
-        default=MAX_FRAME,
+        default=FRAMES.frame,
     )
     max_headers: int = _setting(
-        "how many headers a frame of a client has at most", "64", _whole(8, 10_000), default=MAX_HEADERS
+        "how many headers a frame of a client has at most", "64", _whole(8, 10_000), default=FRAMES.headers
     )
     max_header_line: int = _setting(
         "how many characters a header line of a client has at most",
         "8192",
         _whole(256, 1 << 20),
-        default=MAX_HEADER_LINE,
+        default=FRAMES.header_line,
     )
     max_body: int = _setting(
-        "how many bytes the body of a client's frame has at most", "32768", _whole(256, 1 << 24), default=MAX_BODY
+        "how many bytes the body of a client's frame has at most", "32768", _whole(256, 1 << 24), default=FRAMES.body
     )
     max_frame_rate: int = _setting(
         "how many frames a second a session sends at most, two seconds' worth of them at once; an ACK or NACK for each "

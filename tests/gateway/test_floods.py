@@ -12,7 +12,7 @@ import pytest
 
 from rowbell.auth import Identity
 from rowbell.config import Settings
-from rowbell.gateway.pace import BURST
+from rowbell.gateway.rate import BURST
 from rowbell.gateway.websocket import WebSocketProtocol
 from tests.gateway.conftest import TOKENS, Running
 from tests.gateway.test_gateway import next_frame, raw_socket, say_hello, socket

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from rowbell.config import Settings
-from rowbell.gateway.pace import BURST
+from rowbell.gateway.rate import BURST
 from rowbell.gateway.session import RENEWALS_A_SECOND
 from tests.gateway.conftest import TOKENS, Running
 from tests.gateway.test_gateway import close_code, next_frame, said_before_the_close, say_hello, socket

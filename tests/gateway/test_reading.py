@@ -248,9 +248,9 @@ class TestIds:
     ) -> None:
         """PostgreSQL quotes the whole row, and the driver the statement's parameters."""
         id = await insert(database, "checked", "Your lab result")
-        await database.execute(
-            "ALTER TABLE notification ADD CONSTRAINT unread_for_ever CHECK (recipient_id <> 'checked' OR read_at IS NULL)"
-        )
+        await database.execute("""
+            ALTER TABLE notification ADD CONSTRAINT unread_for_ever CHECK (recipient_id <> 'checked' OR read_at IS NULL)
+        """)
         try:
             with capture_logs() as logs:
                 async with running_gateway.subscriber("checked") as client:

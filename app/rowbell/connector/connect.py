@@ -77,10 +77,9 @@ class Connect:
     def out_of_time(self) -> bool:
         return time.monotonic() > self._deadline
 
-    def put_config(self, name: str, config: dict[str, str]) -> bool:
-        """Make the connector or change its configuration; True when it was made."""
-        answer = self._request("PUT", f"/connectors/{quote(name, safe='')}/config", config)
-        return answer.status_code == 201
+    def put_config(self, name: str, config: dict[str, str]) -> None:
+        """Make the connector, or change its configuration."""
+        self._request("PUT", f"/connectors/{quote(name, safe='')}/config", config)
 
     def config(self, name: str) -> dict[str, str] | None:
         """Its configuration; None when there is no such connector."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 from types import TracebackType
 
 from rowbell.config import Settings
 from rowbell.errors import Refused
+from rowbell.gateway.rate import RateLimiter
 from rowbell.metrics import CONNECTIONS
 
-BURST = 2.0
-"""Seconds' worth of connects that may come at once: clients come in crowds, when a gateway or a network is back."""
 ADDRESSES = 16_384
 """That are remembered, in about 3 MiB. One that is forgotten begins anew, so whoever has more addresses than that meets
 only the limit of the gateway."""
@@ -29,45 +27,8 @@ FULL = 10.0
 TOO_MANY = 60.0
 """Seconds until a user with too many sessions is: some of theirs must end first."""
 
-ROUNDING = 1e-6
-"""Seconds that are none: sums of intervals are not exact."""
-
-GATEWAY = b""
-"""The key of what is counted for the whole gateway."""
 NO_ADDRESS = b"?"
 """The key of all those who have none that can be read: a proxy may forward any text."""
-
-
-class Rate:
-    """So many a second for each key, and `BURST` seconds' worth at once: one time a key instead of a bucket's two
-    numbers (GCRA, as in ITU-T I.371)."""
-
-    def __init__(self, per_second: int, keys: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
-        """`keys` are remembered, those that were used last; 0 `per_second` is no limit."""
-        self._interval = 1 / per_second if per_second else 0.0
-        self._tolerance = max(BURST - self._interval, 0.0)
-        self._keys = keys
-        self._clock = clock
-        self._due: OrderedDict[bytes, float] = OrderedDict()
-        """Tracks key → when the next would come, if they came evenly; the key that was used last is the last."""
-
-    def __len__(self) -> int:
-        return len(self._due)
-
-    def take(self, key: bytes = GATEWAY) -> float:
-        """0 if one more may come, which is counted; else the seconds until it may."""
-        if not self._interval:
-            return 0.0
-        now = self._clock()
-        due = max(self._due.get(key, now), now)
-        wait = due - now - self._tolerance
-        if wait < ROUNDING:
-            due, wait = due + self._interval, 0.0
-        self._due[key] = due
-        self._due.move_to_end(key)
-        if len(self._due) > self._keys:
-            self._due.popitem(last=False)
-        return wait
 
 
 class Admission:
@@ -76,8 +37,8 @@ class Admission:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_connections = settings.max_connections or math.inf
         self._max_sessions = settings.max_sessions_per_user or math.inf
-        self._rate = Rate(settings.max_connect_rate, clock=clock)
-        self._address_rate = Rate(settings.max_connect_rate_per_address, ADDRESSES, clock)
+        self._rate = RateLimiter(settings.max_connect_rate, clock=clock)
+        self._address_rate = RateLimiter(settings.max_connect_rate_per_address, ADDRESSES, clock)
         self._connections = 0
         """Tracks the seats that are taken."""
         self._sessions: dict[str, int] = {}

@@ -41,8 +41,8 @@ BEAT = 1.0
 CLOSE_TIMEOUT = 1.5
 """Seconds that the clients of a stopping gateway have to read what is on the way to them."""
 STOP_RATE = 400
-"""Sessions that the stopping gateways of a port close a second, so that their clients do not all come to the others at once: fewer
-than another one takes (ROWBELL_MAX_CONNECT_RATE)."""
+"""Sessions that the stopping gateways of a port close a second, so that their clients do not all come to another one
+at once: fewer than it takes (ROWBELL_MAX_CONNECT_RATE)."""
 STOP_WINDOW = 15.0
 """Seconds that this takes at the most, with more sessions by being faster: who stops a process waits for 30, and there
 is more to do."""

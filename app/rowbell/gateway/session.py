@@ -21,7 +21,7 @@ from rowbell.config import environment_name
 from rowbell.errors import KeysUnavailable, TokenError
 from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
-from rowbell.gateway.pace import Pace
+from rowbell.gateway.rate import RateMeter
 from rowbell.gateway.subscription import PAGE, Delivery
 from rowbell.gateway.topics import DESTINATION
 from rowbell.metrics import REFUSED
@@ -91,7 +91,7 @@ class Session(ABC):
         self._task: asyncio.Task[Any] | None = None
         now = asyncio.get_running_loop().time()
         self._opened_at = self._received_at = self._sent_at = now
-        self._pace = Pace(gateway.settings.max_frame_rate)
+        self._rate = RateMeter(gateway.settings.max_frame_rate)
         self._answers = 0
         """Tracks for how many messages the client may still send an ACK or NACK that does not count."""
         self._identity = identity
@@ -338,7 +338,7 @@ class Session(ABC):
         self._answers = min(self._answers - asked_for, most)
         if frames == asked_for:
             return
-        if self._pace.is_passed(asyncio.get_running_loop().time(), frames - asked_for):
+        if self._rate.is_exceeded(asyncio.get_running_loop().time(), frames - asked_for):
             self._fail(
                 f"more than {settings.max_frame_rate} frames a second",
                 f"Send fewer, or mark several rows as read with one frame. {whose_limit('max_frame_rate')}",

@@ -105,13 +105,13 @@ class Subscription:
         "recipient", "state",
     )  # fmt: skip
 
-    def __init__(self, recipient: str, floor: Snapshot = EMPTY, from_now: bool = False) -> None:
+    def __init__(self, recipient: str, from_now: bool = False) -> None:
         """`from_now`: what there is when it begins is not replayed; the snapshot of that moment is its first floor."""
         self.recipient = recipient
         self._from_now = from_now
-        self.ledger = Ledger(floor)
+        self.ledger = Ledger(EMPTY)
         self.state = State.WAITING
-        self._first = floor
+        self._first = EMPTY
         """Tracks the snapshot of the pass that is being read."""
         self._ids: array[int] = array("q")
         """Tracks the ids of that pass, in order; `_next` is where its next page begins."""

@@ -100,7 +100,8 @@ class Sweeper:
         if tick.epoch is None:
             if self._previous is not None:
                 log.warning("epoch_ended", reason="PostgreSQL crashed, failed over or was restored")
-            log.info("epoch_begun", epoch=str(await self._inbox.new_epoch()))
+            epoch = await self._inbox.new_epoch()
+            log.info("epoch_begun", epoch=str(epoch))
             self._previous = None
             tick = await self._inbox.tick(None, self._registry.recipients)
         self._tell(tick, {key.recipient_id for key in tick.keys})

@@ -15,7 +15,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from rowbell.gateway.pace import Pace
+from rowbell.gateway.rate import RateMeter
 from rowbell.gateway.session import NOT_UTF8, POLICY_VIOLATION, TOO_LARGE
 from rowbell.gateway.web import WRITE, Web
 from rowbell.metrics import REFUSED
@@ -34,7 +34,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **keywords)
         assert isinstance(self.config.app, Web)
         self._max_rate = self.config.app.settings.max_frame_rate
-        self._pace = Pace(self._max_rate)
+        self._rate = RateMeter(self._max_rate)
         """Tracks how fast pings, pongs and fragments come."""
         self._unparsed = bytearray()
         """Tracks what has been read and comes after a message that the application has not taken."""
@@ -140,7 +140,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._count()
 
     def _count(self) -> None:
-        if self._pace.is_passed(self.loop.time()):
+        if self._rate.is_exceeded(self.loop.time()):
             self._refuse(POLICY_VIOLATION, f"more than {self._max_rate} frames a second", "frame_rate")
 
     def _refuse(self, code: int, message: str, reason: str) -> None:
