@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run install stack stack-stop test lint bench fuzz
+.PHONY: help run install stack stack-stop test coverage lint bench fuzz
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,7 +25,12 @@ test: ## install everything and run all tests, on real servers
 	@sh stack/install.sh --tests
 	@$(PYTHON) -m pytest -n 2 --no-loadscope-reorder
 
-lint: install ## check style and types
+coverage: ## run all tests, and say which branches of the code they take
+	@sh stack/install.sh --tests
+	@$(PYTHON) -m pytest -n 2 --no-loadscope-reorder --cov --cov-report=term:skip-covered
+
+lint: ## check style and types
+	@sh stack/install.sh --python
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
