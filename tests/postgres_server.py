@@ -109,6 +109,16 @@ class PostgresServer:
         """The crash: kill -9 of the postmaster."""
         self._end(signal.SIGKILL)
 
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Who connects meanwhile is not answered; those who are connected are."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def remove(self) -> None:
         if self._process is not None:
             self._end(signal.SIGQUIT)

@@ -7,6 +7,9 @@ sslmode, a service file.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -27,6 +30,9 @@ DEFAULTS: dict[str, str | int] = {
 }
 """What the connection has unless its URL says otherwise; seconds, but the last is in milliseconds."""
 
+ANSWER_SECONDS = 30.0
+"""How long one answer of the server may take. The slowest question, a pass over a million rows, takes 2."""
+
 ENCODING = "UTF8"
 """Of the database and of what we send: a token may name a user in any script."""
 
@@ -44,10 +50,32 @@ def defaults(database_url: str, application_name: str) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name not in said} | {"client_encoding": ENCODING}
 
 
-async def connect(database_url: str, parameters: dict[str, Any], **more: Any) -> psycopg.AsyncConnection[Any]:
-    """psycopg's connection in autocommit mode, of which nothing stays open when this is cancelled."""
+class BoundedConnection(psycopg.AsyncConnection[Any]):
+    """A connection that is given up when the server does not answer for `answer_seconds`.
+
+    Whatever ends TCP between (a proxy, a load balancer) keeps a connection alive behind which nobody is, and neither
+    keep-alive nor `tcp_user_timeout` tells. A statement that was cancelled would wait for the server's word, too.
+    """
+
+    answer_seconds = ANSWER_SECONDS
+
+    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        limit = asyncio.get_running_loop().call_later(self.answer_seconds, self._give_up)
+        try:
+            return await super().wait(gen, interval, timeout)
+        finally:
+            limit.cancel()
+
+    def _give_up(self) -> None:
+        """As if the server had closed it: whoever waits sees the end at once, and a pool throws it away."""
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as link:
+            link.shutdown(socket.SHUT_RDWR)
+
+
+async def connect(database_url: str, parameters: dict[str, Any], **more: Any) -> BoundedConnection:
+    """A connection in autocommit mode, of which nothing stays open when this is cancelled."""
     try:
-        return await psycopg.AsyncConnection.connect(database_url, **parameters, **more, autocommit=True)
+        return await BoundedConnection.connect(database_url, **parameters, **more, autocommit=True)
     except asyncio.CancelledError as cancelled:
         # Its traceback holds psycopg's frames, and they the socket, for as long as somebody keeps the task.
         raise cancelled.with_traceback(None) from None

@@ -98,6 +98,66 @@ async def test_no_more_batches_are_given_than_may_be_unfinished(kafka_stream: Ka
         assert ids((await third).changes) == [98, 99]
 
 
+async def test_partitions_that_move_while_a_member_is_behind_are_all_read_when_it_goes_on(
+    kafka_stream: KafkaStream,
+) -> None:
+    def assigned() -> int:
+        return sum(log["event"] == "partitions_assigned" and bool(log["partitions"]) for log in logs)
+
+    with capture_logs() as logs:
+        async with opened(kafka_stream, kafka_stream) as [first, second], asyncio.timeout(2 * SOON):
+            # given
+            unfinished = await behind(first, kafka_stream)
+            # when
+            joining = asyncio.create_task(take(second, 1, done=False))
+            await eventually("the second has some", lambda: assigned() == 2)
+            for batch in unfinished:
+                await first.done(batch)
+            await second.close()
+            await joining
+            await eventually("they are back", lambda: assigned() == 3)
+            for number in range(100, 120):
+                kafka_stream.append([number], f"user-{number}")
+            # then
+            awaited = set(range(100, 120))
+            while awaited:
+                awaited -= set(ids(await take(first, 1)))
+
+
+async def test_partitions_that_come_to_a_member_that_is_behind_wait_too(kafka_stream: KafkaStream) -> None:
+    async with opened(kafka_stream, kafka_stream) as [first, second], asyncio.timeout(2 * SOON):
+        # given
+        unfinished = await behind(first, kafka_stream)
+        moved = asyncio.create_task(take(second, 1, done=False))
+        number = 100
+        while not moved.done():  # until one is for a partition of the second
+            kafka_stream.append([number], f"user-{number}")
+            number += 1
+            await asyncio.wait({moved}, timeout=0.1)
+        # when
+        await second.close()
+        # then
+        third = asyncio.create_task(take(first, 1))
+        done, _ = await asyncio.wait({third}, timeout=3.0)
+        assert not done
+        for batch in unfinished:
+            await first.done(batch)
+        taken = set(ids(await third))
+        while not set(range(100, number)) <= taken:
+            taken |= set(ids(await take(first, 1)))
+
+
+async def behind(source: ChangeSource, stream: KafkaStream) -> list[Batch]:
+    """As many batches as it gives before one is done; its partitions are paused."""
+    assert isinstance(source, KafkaChanges)
+    unfinished = []
+    for id in range(1, MAX_UNFINISHED + 1):
+        stream.append([id])
+        unfinished.append(await anext(source.batches()))
+    await eventually("paused", lambda: source._thread is not None and source._thread._paused)
+    return unfinished
+
+
 async def test_a_batch_done_out_of_order_commits_nothing_before_its_predecessor(kafka_stream: KafkaStream) -> None:
     async with opened(kafka_stream) as [source], asyncio.timeout(SOON):
         batches = source.batches()

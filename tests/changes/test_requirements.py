@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import select
 import socket
@@ -10,17 +11,23 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
+import alembic.command
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from rowbell.changes.requirements import Findings, check_requirements
+from rowbell.changes.requirements import RIGHTS, Findings, check_requirements
 from rowbell.errors import DatabaseError, DatabaseUnavailable, SettingsError
+from rowbell.inbox import Given, Inbox
+from rowbell.inbox.schema import alembic_config, connected, migrate
+from rowbell.snapshot import EMPTY
 from tests.changes.streams import WalStream
 from tests.postgres_server import PostgresServer, debian, migrated, running
 
 PUBLICATION = "notification_publication"
 FINE = Findings()
+WISHES = [(table, right) for table, rights in RIGHTS.items() for right in rights]
 
 
 def run_advice(wal: WalStream, advice: str) -> None:
@@ -121,6 +128,54 @@ def test_rights_that_the_role_itself_has_lost_are_named(either_wal: WalStream) -
         assert check_requirements(url) == FINE
 
 
+@pytest.mark.parametrize(("table", "right"), WISHES)
+def test_each_right_that_the_role_has_lost_is_named_and_mended(wal: WalStream, table: str, right: str) -> None:
+    with login(wal, "poor", "REPLICATION IN ROLE rowbell_gateway") as url:
+        with wal.connect() as sql:
+            sql.execute(f"REVOKE {right} ON {table} FROM rowbell_gateway".encode())
+
+        [error] = check_requirements(url).errors
+
+        assert error.endswith(f"Run: GRANT {right} ON {table} TO rowbell_gateway;")
+        run_advice(wal, error)
+        assert check_requirements(url) == FINE
+
+
+async def all_of_a_gateways_sql(url: str) -> None:
+    inbox = Inbox.connect(url)
+    try:
+        epoch = await inbox.new_epoch()
+        tick = await inbox.tick(None, list)
+        await inbox.tick(tick.snapshot, lambda: ["alice"])
+        await inbox.take_pass([("alice", EMPTY), ("alice", tick.snapshot)])
+        await inbox.rows([1])
+        await inbox.count_unread(["alice"])
+        await inbox.expired(datetime.now(UTC), ["alice"])
+        await inbox.mark_ids("alice", [1], [1], epoch)
+        await inbox.mark_given("alice", Given(epoch, EMPTY, EMPTY, 0, {1: (1, 1)}, []))
+        await inbox.record_deliveries([(1, "alice")])
+    finally:
+        await inbox.close()
+
+
+async def test_the_rights_that_are_asked_for_are_those_that_a_gateway_uses(wal: WalStream) -> None:
+    grants = [f"{right} ON {table}" for table, right in WISHES]
+    with login(wal, "lean", "REPLICATION") as url, wal.connect() as sql:
+        for grant in grants:
+            sql.execute(f"GRANT {grant} TO lean".encode())
+
+        # none is lacking
+        assert await asyncio.to_thread(check_requirements, url) == FINE
+        await all_of_a_gateways_sql(url)
+        # and none is idle
+        for grant in grants:
+            sql.execute(f"REVOKE {grant} FROM lean".encode())
+            sql.execute("TRUNCATE rowbell_epoch")
+            with pytest.raises(DatabaseError, match="permission denied"):  # otherwise it does without this one
+                await all_of_a_gateways_sql(url)
+            sql.execute(f"GRANT {grant} TO lean".encode())
+
+
 @pytest.mark.parametrize(
     ("damage", "advice"),
     [
@@ -171,6 +226,20 @@ def test_a_database_without_tables(postgres: PostgresServer) -> None:
         [error] = check_requirements(postgres.url(empty)).errors
 
     assert error.endswith("run: rowbell migrate")
+
+
+def test_a_database_of_an_older_version_lacks_what_came_since(postgres: PostgresServer) -> None:
+    with postgres.database() as older:
+        url = postgres.url(older)
+        with connected(url) as connection:
+            alembic.command.upgrade(alembic_config(connection), "0001")
+
+        [error] = check_requirements(url).errors
+
+        assert "notification_revocation" in error
+        assert error.endswith("run: rowbell migrate")
+        migrate(url)
+        assert check_requirements(url) == FINE
 
 
 @pytest.mark.parametrize(

@@ -6,25 +6,32 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import ModuleType
 from typing import Any
 
+import psycopg
 import pytest
 import uvloop
+from prometheus_client import REGISTRY
 from psycopg.conninfo import make_conninfo
 from structlog.testing import capture_logs
 
-from rowbell.changes import replication
+from rowbell import postgres
+from rowbell.changes import MAX_BATCH, replication
 from rowbell.changes import wal as wal_module
-from rowbell.changes.replication import MAX_BATCH, SLOT_PREFIX
+from rowbell.changes.replication import SLOT_PREFIX
+from rowbell.changes.requirements import missing
 from rowbell.changes.wal import WalChanges
 from rowbell.errors import SettingsError
 from rowbell.inbox import Inbox
 from rowbell.notification import DELETED, Change
+from rowbell.postgres import BoundedConnection
 from tests.changes.streams import WalStream, ids, take
 from tests.integration.processes import eventually
 from tests.integration.proxy import Proxy
@@ -203,6 +210,7 @@ async def test_data_that_is_nested_deeply_comes_as_sql_reads_it(either_wal: WalS
 
 async def test_rows_of_those_who_are_not_wanted_are_skipped(either_wal: WalStream) -> None:
     wanted = {"alice"}
+    skipped = skipped_rows()
     async with streaming(either_wal.url(), wanted.__contains__) as source, asyncio.timeout(SOON):
         either_wal.append([1], "bob")
         either_wal.append([2], "alice")
@@ -216,6 +224,11 @@ async def test_rows_of_those_who_are_not_wanted_are_skipped(either_wal: WalStrea
         changes += await take(source, 2)
 
     assert ids(changes) == [2, 4, 1, 3]
+    assert skipped_rows() - skipped == 2
+
+
+def skipped_rows() -> float:
+    return REGISTRY.get_sample_value("rowbell_dispatched_total", {"outcome": "nobody"}) or 0.0
 
 
 # Lag
@@ -428,6 +441,147 @@ async def test_a_server_that_falls_silent_is_given_up(wal: WalStream, monkeypatc
 
     [event] = events(logs, "wal_lost")
     assert event["problem"] == "PostgreSQL has said nothing for 1 s"
+
+
+class Mute:
+    """`async with Mute() as server:` lets everybody in as PostgreSQL does, and then says nothing."""
+
+    CANCELLING = 16
+    """Bytes of the message that asks to cancel a query; those of a login are more."""
+    WELCOME = b"".join(
+        kind + struct.pack("!I", len(body) + 4) + body
+        for kind, body in (
+            (b"R", struct.pack("!I", 0)),
+            (b"S", b"server_version\x0015.0\0"),
+            (b"S", b"client_encoding\0UTF8\0"),
+            (b"S", b"default_transaction_read_only\0off\0"),
+            (b"S", b"in_hot_standby\0off\0"),
+            (b"K", struct.pack("!II", 1, 2)),
+            (b"Z", b"I"),
+        )
+    )
+
+    async def __aenter__(self) -> Mute:
+        self.let_in = 0
+        self._open = 0
+        self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"postgresql://me@127.0.0.1:{port}/app?sslmode=disable&gssencmode=disable"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """When all whom it let in have gone."""
+        self._server.close()
+        await eventually("all have gone", lambda: not self._open)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        (size,) = struct.unpack("!I", await reader.readexactly(4))
+        if size > self.CANCELLING:
+            self.let_in += 1
+            writer.write(self.WELCOME)
+            with suppress(ConnectionError):
+                await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self._open -= 1
+
+
+async def test_a_server_that_lets_in_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 0.3)
+    async with Mute() as server:
+        source = WalChanges(server.url)
+        with capture_logs() as logs:
+            source.batches()
+            # The stream's connection, the one that asks what PostgreSQL lacks, and the next stream's.
+            await eventually("tried again", lambda: server.let_in >= 3)
+            await close_quickly(source)
+
+    [event] = events(logs, "wal_lost", "wal_refused")
+    assert (event["event"], event["problem"]) == ("wal_lost", "PostgreSQL has not answered for 0.3 s")
+
+
+async def test_a_look_at_what_is_lacking_behind_which_nobody_is_does_not_last(
+    wal: WalStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 0.3)
+    async with Proxy(wal.server.port) as proxy:
+        connection = await postgres.connect(make_conninfo(wal.url(), port=proxy.port), {})
+        proxy.freeze()
+        async with connection, asyncio.timeout(5):
+            with pytest.raises(psycopg.OperationalError):
+                await missing(connection)
+
+
+async def test_a_slot_whose_making_is_not_answered_is_given_up(wal: WalStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 0.3)
+    async with Proxy(wal.server.port) as proxy, asyncio.timeout(SOON):
+        source = WalChanges(make_conninfo(wal.url(), port=proxy.port))
+        with capture_logs() as logs:
+            with prepared_transaction(wal):
+                source.batches()
+                await eventually("waiting", wal.slots)
+                proxy.freeze()
+            await eventually("another", lambda: source.streaming)
+            await close_quickly(source)
+
+    [event] = events(logs, "wal_lost")
+    assert event["problem"] == "PostgreSQL has not answered for 0.3 s"
+
+
+async def test_a_slot_is_given_up_when_the_server_cannot_be_asked_whether_it_waits(
+    wal: WalStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 0.3)
+    source = WalChanges(make_conninfo(wal.url(), connect_timeout=2))
+    with capture_logs() as logs:
+        with prepared_transaction(wal):
+            source.batches()
+            await eventually("waiting", wal.slots)
+            with wal.server.halted():
+                await eventually("given up", lambda: events(logs, "wal_lost"))
+        await eventually("streaming", lambda: source.streaming)
+        await close_quickly(source)
+
+    [event] = events(logs, "wal_lost")
+    assert "timeout" in event["problem"]
+
+
+async def test_a_slot_may_wait_longer_than_an_answer_may_take(wal: WalStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedConnection, "answer_seconds", 0.3)
+    source = WalChanges(wal.url())
+    with capture_logs() as logs:
+        with prepared_transaction(wal):
+            source.batches()
+            await eventually("waiting", wal.slots)
+            slots = wal.slots()
+            await asyncio.sleep(3)
+            assert wal.slots() == slots
+        await eventually("streaming", lambda: source.streaming)
+        assert wal.slots() == slots
+        await close_quickly(source)
+
+    assert events(logs, "wal_lost") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "constant"),
+    [(wal_module, "CHECK_SECONDS"), (wal_module, "PATIENCE_SECONDS"), (replication, "STATUS_SECONDS")],
+    ids=["looking what is lacking", "looking at the slot", "asking the server"],
+)
+async def test_a_mistake_in_what_runs_beside_the_stream_ends_it_with_its_error(
+    wal: WalStream, monkeypatch: pytest.MonkeyPatch, module: ModuleType, constant: str
+) -> None:
+    monkeypatch.setattr(module, constant, "soon")
+    source = WalChanges(wal.url(wal_sender_timeout="0"))
+
+    with pytest.raises(ExceptionGroup) as failed:
+        async with asyncio.timeout(10):
+            await take(source, 1)
+
+    assert failed.group_contains(TypeError)
+    await close_quickly(source)
 
 
 # The server goes away

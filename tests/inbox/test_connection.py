@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from rowbell.errors import DatabaseError, DatabaseUnavailable, SettingsError
 from rowbell.inbox import Given, Inbox
-from rowbell.inbox.connection import BoundedConnection, async_engine
-from rowbell.postgres import defaults
+from rowbell.inbox.connection import async_engine
+from rowbell.postgres import BoundedConnection, defaults
 from rowbell.snapshot import EMPTY
 from tests.inbox.writing import insert
 from tests.integration.proxy import Proxy

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from rowbell.notification import Change
 
+MAX_BATCH = 500
+"""Changes and dead records in one batch at most: they share one round trip to presence and one to the bus."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeadRecord:
@@ -23,7 +26,7 @@ class DeadRecord:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes in the order of the stream, and the records among them that are none."""
+    """Changes in the order of the stream, and the records among them that could not be decoded."""
 
     changes: list[Change]
     dead: list[DeadRecord] = field(default_factory=list)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from rowbell.changes import Batch, DeadRecord
+from rowbell.changes import MAX_BATCH, Batch, DeadRecord
 from rowbell.changes.debezium import decode
 from rowbell.errors import UndecodableRecord
 from rowbell.logs import get_logger
@@ -18,8 +18,6 @@ from rowbell.notification import Change
 
 log = get_logger("changes.kafka")
 
-MAX_BATCH = 500
-"""Records in one batch: one round trip to presence and one to the bus is shared by them."""
 MAX_UNFINISHED = 2
 """Batches handed over and not done: one in work, one decoded. With more, small batches queue up behind each other
 instead of growing into one: each would add a whole round trip to the latency of those behind it."""
@@ -73,6 +71,7 @@ class ConsumerThread:
         self._revoked: set[int] = set()
         """Partitions lost while the batch at hand was read."""
         self._paused = False
+        """Tracks whether all that is assigned is paused."""
         self._troubles: set[str] = set()
         """What has been complained about since Kafka was last well."""
         self._fatal: KafkaError | None = None
@@ -168,8 +167,14 @@ class ConsumerThread:
         except KafkaException as error:  # a partition is not ours any more: its records come again, elsewhere
             log.warning("offsets_not_stored", partitions=list(ends), problem=cause(error).str())
 
-    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._paused = False  # not these
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Take these in addition, and pause them if the others are. librdkafka remembers of each partition whether it
+        was paused, also while another member had it."""
+        consumer.incremental_assign(partitions)  # it would come after this, and what is not assigned cannot be paused
+        if self._paused:
+            consumer.pause(partitions)
+        else:
+            consumer.resume(partitions)
         self._revoked.difference_update(each.partition for each in partitions)
         self._well()
         log.info("partitions_assigned", partitions=[each.partition for each in partitions])

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 
-from rowbell.changes import Batch, DeadRecord
+from rowbell.changes import MAX_BATCH, Batch, DeadRecord
 from rowbell.notification import Change
-
-MAX_BATCH = 500
-"""Records in one batch, as with Kafka."""
 
 
 class MemoryLog:

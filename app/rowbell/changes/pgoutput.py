@@ -18,7 +18,6 @@ from typing import Any
 
 from rowbell.changes.rows import MAX_ID, deleted, incomplete
 from rowbell.errors import UndecodableRecord
-from rowbell.metrics import DISPATCHED_NOBODY
 from rowbell.notification import DELETED, Change, Notification, change_of
 
 PUBLICATION = "notification_publication"
@@ -97,6 +96,8 @@ class Decoder:
         self._wanted = wanted
         self._relations: dict[int, _Relation | None] = {}
         """OID → how to read its rows; None for a table that is not ours."""
+        self.skipped = 0
+        """How many rows were not wanted."""
         self.xid = 0
         """Of the transaction that is being read; 0 between two."""
         self.committed_at = 0
@@ -143,7 +144,7 @@ class Decoder:
             # What stands first, the old key or the new row, says whom the row is for: that never changes.
             recipient_id = _recipient(message, at + 1, relation)
             if recipient_id is not None and not self._wanted(recipient_id):
-                DISPATCHED_NOBODY.inc()
+                self.skipped += 1
                 return None
         old: list[_Value] | None = None
         if kind != _INSERT and message[at] in (_KEY, _OLD):
@@ -409,6 +410,11 @@ class CopyStream:
         return max(0, self.sent + _EPOCH_2000 * 1000 - self._decoder.committed_at) / 1_000_000
 
     @property
+    def skipped(self) -> int:
+        """How many rows were not wanted."""
+        return self._decoder.skipped
+
+    @property
     def in_transaction(self) -> bool:
         """Is more to come of the transaction that was received last?"""
         return self._decoder.xid != 0
@@ -428,7 +434,7 @@ class CopyStream:
         try:
             kind, end, _, wanted = _KEEPALIVE_LAYOUT.unpack(message)
         except struct.error as error:
-            raise UndecodableRecord(f"a message of the stream that is none: {error}") from error
+            raise UndecodableRecord(f"not a message of the stream: {error}") from error
         if kind != _KEEPALIVE:
             raise UndecodableRecord(f"a message of the stream of the unknown type {chr(kind)!r}")
         self.received = max(self.received, end)

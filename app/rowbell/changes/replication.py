@@ -18,13 +18,12 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from rowbell import postgres
-from rowbell.changes import DeadRecord
+from rowbell.changes import MAX_BATCH, DeadRecord
 from rowbell.changes.pgoutput import OPTIONS, PUBLICATION, CopyStream, Wanted, payload
 from rowbell.errors import UndecodableRecord
 from rowbell.notification import Change
+from rowbell.postgres import BoundedConnection
 
-MAX_BATCH = 500
-"""Changes in one batch."""
 TURN_SECONDS = 0.01
 """How long reading may hold the event loop."""
 LOOK_SECONDS = 1.0
@@ -87,7 +86,7 @@ class Replication:
     psycopg.Error when the connection is lost, or the server refuses.
     """
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], wanted: Wanted | None) -> None:
+    def __init__(self, connection: BoundedConnection, wanted: Wanted | None) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
@@ -102,6 +101,8 @@ class Replication:
         self._streamed = 0.0
         """When a part of a transaction was last received."""
         self._silence = SILENCE_SECONDS
+        self._skipped = 0
+        """Tracks how many of the rows that were not wanted `skipped` has told of."""
         self.slot = SLOT_PREFIX + secrets.token_hex(8)
         self.status_seconds = STATUS_SECONDS
 
@@ -109,6 +110,15 @@ class Replication:
     async def connect(cls, database_url: str, parameters: dict[str, Any], wanted: Wanted | None = None) -> Replication:
         """`wanted` as in `Decoder`."""
         return cls(await postgres.connect(database_url, parameters, replication="database"), wanted)
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long an answer of the server may take."""
+        return self._connection.answer_seconds
+
+    def unanswered(self) -> psycopg.OperationalError:
+        """What to say when it takes longer."""
+        return psycopg.OperationalError(f"PostgreSQL has not answered for {self.answer_seconds:g} s")
 
     # Before the stream
 
@@ -125,14 +135,25 @@ class Replication:
             raise psycopg.errors.UndefinedObject(f'publication "{PUBLICATION}" does not exist')
 
     async def create_slot(self) -> None:
-        """Waits for every transaction of the cluster that has an id when this begins, a prepared one too."""
-        await self._query(f"CREATE_REPLICATION_SLOT {self.slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')")
+        """Waits for every transaction of the cluster that has an id when this begins, a prepared one too.
+
+        However long, and the server says nothing meanwhile: whether it is still there another connection can ask.
+        """
+        await self._execute(f"CREATE_REPLICATION_SLOT {self.slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')")
 
     async def start(self) -> None:
         await self._query(f"START_REPLICATION SLOT {self.slot} LOGICAL 0/0 {OPTIONS}")
         self._heard = time.monotonic()
 
     async def _query(self, statement: str) -> list[str]:
+        """As `_execute`, but the server has to answer in time."""
+        try:
+            async with asyncio.timeout(self.answer_seconds):
+                return await self._execute(statement)
+        except TimeoutError:
+            raise self.unanswered() from None
+
+    async def _execute(self, statement: str) -> list[str]:
         """The first row of the last result, as text. As libpq's simple query, which replication commands must be."""
         self._busy = True
         self._pgconn.send_query(statement.encode())
@@ -201,6 +222,11 @@ class Replication:
         finally:
             timer.cancel()
             self._loop.remove_reader(socket)
+
+    def skipped(self) -> int:
+        """How many rows were not wanted, since this was last asked."""
+        before, self._skipped = self._skipped, self._stream.skipped
+        return self._skipped - before
 
     @property
     def lags(self) -> bool:

@@ -38,10 +38,10 @@ LOOK = """
              SELECT FROM pg_auth_members JOIN pg_roles ours ON ours.oid = roleid
              WHERE member = login.oid AND ours.rolname = 'rowbell_gateway') AS member,
            (SELECT pg_has_role(ours.oid, 'USAGE') FROM pg_roles ours WHERE rolname = 'rowbell_gateway') AS as_gateway,
-           -- Not by their names: whoever lacks USAGE on the schema may not use those.
-           (SELECT count(*) = 5 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-            WHERE nspname = 'public' AND relname IN ('notification', 'unread_notification', 'notification_deleted',
-                                                     'notification_delivery', 'rowbell_epoch')) AS migrated
+           -- Not with to_regclass: whoever lacks USAGE on the schema may not use it.
+           ARRAY(SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (
+             SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+             WHERE nspname = 'public' AND relname = name)) AS missing_tables
     FROM pg_roles login WHERE rolname = current_user
 """
 
@@ -84,10 +84,11 @@ RIGHTS = {
     "notification": ("SELECT", "UPDATE (read_at)"),
     "unread_notification": ("SELECT",),
     "notification_deleted": ("SELECT", "DELETE"),
-    "notification_delivery": ("SELECT", "INSERT", "DELETE"),
-    "rowbell_epoch": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "notification_delivery": ("INSERT",),
+    "notification_revocation": ("SELECT",),
+    "rowbell_epoch": ("SELECT", "INSERT", "DELETE"),
 }
-"""Table → what a gateway does with it: what the role rowbell_gateway is granted."""
+"""Table → what a gateway's statements do with it. The role rowbell_gateway is granted this, and on some tables more."""
 
 LOOK_AT_RIGHTS = """
     SELECT has_schema_privilege('public', 'USAGE') AS schema,
@@ -146,10 +147,13 @@ async def missing(connection: psycopg.AsyncConnection[Any]) -> Findings:
     """The same on a connection that is there; it must be in autocommit mode. psycopg.Error when it is lost."""
     findings = Findings()
     cursor = connection.cursor(row_factory=namedtuple_row)
-    server: Any = await (await cursor.execute(LOOK)).fetchone()
+    server: Any = await (await cursor.execute(LOOK, [list(RIGHTS)])).fetchone()
     _look_at_server(server, findings)
-    if not server.migrated:
-        findings.errors.append("the database lacks Rowbell's tables. As the database's owner run: rowbell migrate")
+    if server.missing_tables:
+        findings.errors.append(
+            f"the database lacks Rowbell's tables {', '.join(server.missing_tables)}. "
+            "As the database's owner run: rowbell migrate"
+        )
         return findings
     publication = await (await cursor.execute(LOOK_AT_PUBLICATION, [PUBLICATION])).fetchone()
     _look_at_publication(publication, findings)
@@ -233,7 +237,7 @@ def _look_at_table(table: Any, findings: Findings) -> None:
         )
     elif not table.by_row and not table.by_key:
         findings.errors.append(
-            f"a DELETE does not carry the recipient: the replica identity of notification is another. {mended}"
+            f"a DELETE does not carry the recipient: notification has a different replica identity. {mended}"
         )
     for trigger, (when, effect) in TRIGGERS.items():
         enabled = table.triggers.get(trigger)

@@ -15,11 +15,12 @@ from typing import Any
 import psycopg
 
 from rowbell.backoff import backoff
-from rowbell.changes import Batch, DeadRecord
+from rowbell.changes import MAX_BATCH, Batch, DeadRecord
 from rowbell.changes.pgoutput import Wanted, lsn
-from rowbell.changes.replication import MAX_BATCH, Reading, Replication
+from rowbell.changes.replication import Reading, Replication
 from rowbell.changes.requirements import Findings, missing
 from rowbell.logs import get_logger
+from rowbell.metrics import DISPATCHED_NOBODY
 from rowbell.postgres import connect, defaults, shown
 
 log = get_logger("changes.wal")
@@ -49,6 +50,11 @@ OPEN_TRANSACTIONS = """
     ORDER BY age(transactionid) DESC LIMIT 5
 """
 """The oldest of those that have an id. From pg_locks, because pg_stat_activity hides the ids of others' sessions."""
+
+SLOT_IS_BEING_MADE = """
+    SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn IS NULL)
+"""
+"""No when it stands, and the answer is on its way; and when it is gone with its connection."""
 
 
 class WalChanges:
@@ -138,11 +144,14 @@ class WalChanges:
     async def _run(self) -> None:
         delays = backoff()
         while True:
-            begun = time.monotonic()
+            begun, problem = time.monotonic(), ""
             try:
                 await self._stream()
-            except (psycopg.Error, OSError) as error:
-                await self._complain(str(error).strip() or type(error).__name__)
+            except* (psycopg.Error, OSError) as lost:
+                problem = str(lost.exceptions[0]).strip() or type(lost.exceptions[0]).__name__
+            if self._closing:  # a group of which a part has failed does not tell that it was cancelled, too
+                return
+            await self._complain(problem)
             if time.monotonic() - begun > STEADY_SECONDS:
                 delays = backoff()
             await asyncio.sleep(next(delays))
@@ -152,23 +161,20 @@ class WalChanges:
         self._connection = connection = await Replication.connect(self._url, self._parameters, self._wanted)
         try:
             await self._start(connection)
-            beside = [asyncio.create_task(_ask_regularly(connection)), asyncio.create_task(self._check(connection))]
-            try:
-                await self._read(connection)
-            finally:
-                for task in beside:
-                    task.cancel()
+            async with asyncio.TaskGroup() as parts:
+                parts.create_task(self._read(connection), name="wal-read")
+                parts.create_task(_ask_regularly(connection), name="wal-ask")
+                parts.create_task(self._check(connection), name="wal-check")
         finally:
             await connection.abandon()
             self._connection = None
 
     async def _start(self, connection: Replication) -> None:
         await connection.prepare()
-        telling = asyncio.create_task(self._tell_of_waiting())
-        try:
+        async with asyncio.TaskGroup() as parts:
+            watch = parts.create_task(self._watch_slot(connection), name="wal-slot")
             await connection.create_slot()
-        finally:
-            telling.cancel()
+            watch.cancel()
         await connection.start()
         self._streaming = True
         self._lacking = ()
@@ -176,11 +182,29 @@ class WalChanges:
         self._undecodable = None
         log.info("wal_streaming", slot=connection.slot)
 
+    async def _watch_slot(self, connection: Replication) -> None:
+        """Tell what the slot waits for, and ask now and then whether it still does: if not, and no answer comes, nobody
+        is behind the connection. psycopg.Error then, or when the server cannot be asked either.
+        """
+        await asyncio.sleep(PATIENCE_SECONDS)
+        await self._tell_of_waiting()
+        waits = True
+        while waits:
+            waits = await self._is_being_made(connection.slot)
+            await asyncio.sleep(connection.answer_seconds)
+        raise connection.unanswered()
+
+    async def _is_being_made(self, slot: str) -> bool:
+        async with await connect(self._url, self._parameters) as connection:
+            [making] = await (await connection.execute(SLOT_IS_BEING_MADE, [slot])).fetchone() or [False]
+            return bool(making)
+
     async def _read(self, connection: Replication) -> None:
         while True:
             try:
                 more = connection.read(self._reading)
             finally:  # what came before the loss is as good as any
+                DISPATCHED_NOBODY.inc(connection.skipped())
                 if self._reading.size:
                     self._some.set()
             if more:
@@ -259,7 +283,6 @@ class WalChanges:
             log.error("wal_undecodable", lsn=lsn(record.offset), reason=record.reason)
 
     async def _tell_of_waiting(self) -> None:
-        await asyncio.sleep(PATIENCE_SECONDS)
         transactions: list[str] | None = None
         with suppress(psycopg.Error, OSError):
             async with await connect(self._url, self._parameters) as connection:

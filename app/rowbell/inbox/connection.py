@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
@@ -14,7 +11,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from rowbell.errors import DatabaseError, DatabaseUnavailable
-from rowbell.postgres import ENCODING, defaults, encoding_complaint, shown
+from rowbell.postgres import ENCODING, BoundedConnection, defaults, encoding_complaint, shown
 
 SESSION = (
     # A generic plan does not know how few rows a snapshot has not seen: 220 ms a sweep instead of 1.
@@ -23,9 +20,6 @@ SESSION = (
     "SET search_path = public"
 )
 """Sent once per connection. Not as libpq `options`, which poolers such as PgBouncer refuse."""
-
-ANSWER_SECONDS = 30.0
-"""How long one answer of the server may take. The slowest question, a pass over a million rows, takes 2."""
 
 POOL_TIMEOUT = 10.0
 """Seconds to wait for a connection of the pool before PostgreSQL counts as unavailable."""
@@ -73,28 +67,6 @@ def async_engine(database_url: str, pool_size: int, application_name: str) -> As
         pool_pre_ping=True,
         use_native_hstore=False,
     )
-
-
-class BoundedConnection(psycopg.AsyncConnection[Any]):
-    """A connection that is given up when the server does not answer for `answer_seconds`.
-
-    Whatever ends TCP between (a proxy, a load balancer) keeps a connection alive behind which nobody is, and neither
-    keep-alive nor `tcp_user_timeout` tells. A statement that was cancelled would wait for the server's word, too.
-    """
-
-    answer_seconds = ANSWER_SECONDS
-
-    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:  # noqa: ASYNC109
-        limit = asyncio.get_running_loop().call_later(self.answer_seconds, self._give_up)
-        try:
-            return await super().wait(gen, interval, timeout)
-        finally:
-            limit.cancel()
-
-    def _give_up(self) -> None:
-        """As if the server had closed it: whoever waits sees the end at once, and the pool throws it away."""
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.pgconn.socket)) as link:
-            link.shutdown(socket.SHUT_RDWR)
 
 
 @asynccontextmanager
