@@ -25,6 +25,16 @@ CLIENTS = 24
 """That all of them come to the same worker of two has a probability of one in eight million."""
 
 
+ADOPT = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+orphan = subprocess.check_output(["sh", "-c", "sleep 600 >&2 & echo $!"], text=True)
+print("orphan:", orphan, flush=True)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Becomes a program to which every descendant goes whose parent has ended, as to the first process of a container."""
+
+
 class Workers(Gateway):
     more_metrics_ports = WORKERS - 1
 
@@ -72,6 +82,19 @@ async def all_there(clients: list[Subscriber]) -> AsyncIterator[None]:
     finally:
         for client in clients:
             await client.stop()
+
+
+class Adopting(Workers):
+    """With a child from the beginning that is not a worker."""
+
+    def start(self) -> None:
+        self._command = [sys.executable, "-c", ADOPT, *self._command]
+        super().start()
+
+    @property
+    def orphan(self) -> int:
+        [line] = [line for line in self.log.read_text().splitlines() if line.startswith("orphan: ")]
+        return int(line.split()[1])
 
 
 def gone(pid: int) -> bool:
@@ -131,6 +154,22 @@ async def test_stopping_it_closes_every_session_with_1012_and_leaves_no_process(
                 await client.until(lambda client=client: client.subscriptions[-1].closed, "the close")
                 assert client.subscriptions[-1].closed == 1012
             assert all(map(gone, pids))
+
+
+async def test_a_child_that_is_not_a_worker_may_end(postgres_only: PostgresOnly, tmp_path: Path) -> None:
+    serving = await asyncio.to_thread(Adopting, postgres_only, tmp_path / "workers.log")
+    with running(serving):
+        await eventually("both are up", lambda: serving.log.read_text().count("bus_connected") == WORKERS)
+        everybody = serving.pids()
+        assert serving.orphan in everybody
+
+        os.kill(serving.orphan, signal.SIGKILL)
+
+        await eventually("it is buried", lambda: gone(serving.orphan))
+        assert serving.alive, serving.tail()
+        assert serving.pids() == everybody - {serving.orphan}
+        assert await asyncio.to_thread(serving.stop) == 0, serving.tail()
+        assert "worker_died" not in serving.log.read_text()
 
 
 async def test_a_second_signal_does_not_wait(postgres_only: PostgresOnly, user: Names, tmp_path: Path) -> None:

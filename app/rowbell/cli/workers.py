@@ -23,8 +23,8 @@ from contextlib import suppress
 from typing import NoReturn
 
 from rowbell.backoff import backoff
+from rowbell.cli.exits import INTERRUPTED, failed
 from rowbell.cli.serve import Started
-from rowbell.cli.status import INTERRUPTED, failed
 from rowbell.config import Settings
 from rowbell.errors import RowbellError, SettingsError
 from rowbell.logs import get_logger
@@ -154,12 +154,16 @@ class _Supervisor:
         self._have_been_up.add(worker.number)
 
     def _on_end(self) -> None:
-        """At least one has ended: signals of several may come as one."""
+        """At least one has ended: signals of several may come as one.
+
+        It need not be a worker: the first process of a container is given the children of those that have ended.
+        """
         while self._workers:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            self._take_leave(self._workers.pop(pid), pid, os.waitstatus_to_exitcode(status))
+            if (worker := self._workers.pop(pid, None)) is not None:
+                self._take_leave(worker, pid, os.waitstatus_to_exitcode(status))
 
     def _take_leave(self, worker: _Worker, pid: int, status: int) -> None:
         """`status` is negative for the signal that killed it."""
