@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
+import structlog
 from xdist.scheduler import LoadScopeScheduling
 
 from stack import Stack
@@ -33,6 +35,17 @@ def pytest_configure() -> None:
     """Have Ctrl-C heard in the background too, where shells let it be ignored: all that tests start would ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that a test runs in this process sets up its logs, on a stream that ends with the test."""
+    before = logging.root.handlers[:]
+    yield
+    structlog.reset_defaults()
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

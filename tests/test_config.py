@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from rowbell.config import Settings, environment_name, hide_password
 from rowbell.errors import SettingsError
-from rowbell.stomp.limits import Limits
 
 PASSWORD = "hunter2-hunter2"
 
@@ -229,10 +228,3 @@ def test_printing_the_settings_object_shows_no_secret() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(doc for _, _, doc in Settings().shown())
-
-
-def test_the_limits_of_frames_are_those_that_the_protocol_has_without_a_setting() -> None:
-    """`rowbell.stomp` imports nothing of ours, so its numbers stand there, too."""
-    settings, limits = Settings(), Limits()
-    assert (settings.max_frame, settings.max_headers) == (limits.frame, limits.headers)
-    assert (settings.max_header_line, settings.max_body) == (limits.header_line, limits.body)

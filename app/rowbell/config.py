@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from rowbell.errors import SettingsError
+from rowbell.patterns import pattern_complaint
 from rowbell.stomp.limits import DEFAULTS as FRAMES
 
 PREFIX = "ROWBELL_"
@@ -28,9 +29,6 @@ JWT_ALGORITHMS = (
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
 )  # fmt: skip
 """Every algorithm a token may be signed with, by the names of RFC 7518, 3.1, and RFC 8037."""
-
-MAX_TOPIC_PATTERN = 255
-"""Characters, as in a token's claim `topics`."""
 
 NO_USER_CLAIMS = {"iss", "aud", "exp", "nbf", "iat", "jti", "topics"}
 """Claims that cannot name a user: they have another meaning."""
@@ -125,13 +123,8 @@ def _algorithms(value: str) -> str:
 def _patterns_of_topics(value: str) -> str:
     patterns = [pattern.strip() for pattern in value.split(",")]
     for pattern in patterns:
-        if not 0 < len(pattern) <= MAX_TOPIC_PATTERN or not pattern.isprintable() or "/" in pattern or ":" in pattern:
-            raise ValueError(
-                f"{pattern[:80]!r} is no pattern of topic names: 1 to {MAX_TOPIC_PATTERN} characters, "
-                "without control characters, / and :"
-            )
-        if "#" in pattern.removesuffix("#") or (pattern.endswith("#") and not f".{pattern}".endswith(".#")):
-            raise ValueError(f"{pattern[:80]!r} has a # that is not its last segment, as in news.#")
+        if complaint := pattern_complaint(pattern):
+            raise ValueError(f"{pattern[:80]!r} {complaint}")
     return ",".join(patterns)
 
 

@@ -175,6 +175,15 @@ def test_topics_that_are_no_patterns_are_refused_without_being_quoted(topics: ob
     assert "news" not in said
 
 
+@pytest.mark.parametrize("pattern", ["news.#.old", "#.news", "news#", "news.##", "#news", "#.#"])
+def test_a_pattern_that_no_topic_can_match_is_refused_without_being_quoted(pattern: str) -> None:
+    said = refusal(Rules(), GOOD | {"topics": ["orders", pattern]})
+
+    assert "`topics`" in said
+    assert "a # that is not its last segment" in said
+    assert "news" not in said
+
+
 def test_claims_of_our_own_tokens_are_what_the_rules_ask_for() -> None:
     rules = Rules("us", "rowbell", 5, "id")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from rowbell.config import Settings
 from rowbell.errors import TokenError
+from rowbell.patterns import pattern_complaint
 
 MAX_SUBJECT = 255
 """Characters, as in the CHECK of `notification.recipient_id`."""
@@ -25,12 +26,9 @@ MAX_TOPICS = 100
 LAST_EXPIRY = 253_402_300_799
 """The end of the year 9999, in seconds since the epoch. An issuer that counts milliseconds would mean for ever."""
 
-_CONTROL = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
-"""Control characters, and halves of characters, for which there is no UTF-8."""
-_REFUSED_IN_SUBJECT = re.compile(f"[{_CONTROL}/*#:]")
-"""Beside those what destinations and `topic:` are made of."""
-_REFUSED_IN_TOPIC = re.compile(f"[{_CONTROL}/:]")
-"""A pattern may hold wildcards."""
+_REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff/*#:]")
+"""Control characters, halves of characters, for which there is no UTF-8, and what destinations and `topic:` are made
+of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ class Rules:
             raise TokenError(f"{name} is empty: it must be the user's id")
         if len(user) > MAX_SUBJECT:
             raise TokenError(f"{name} is longer than {MAX_SUBJECT} characters")
-        if _REFUSED_IN_SUBJECT.search(user):
+        if _REFUSED.search(user):
             raise TokenError(f"{name} holds a control character or one of / * # : and cannot be a recipient")
         return user
 
@@ -151,9 +149,8 @@ def _topics(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_TOPICS:
         raise refusal(f"its `topics` is not a list of at most {MAX_TOPICS} strings")
     for pattern in value:
-        if not isinstance(pattern, str) or not 0 < len(pattern) <= MAX_SUBJECT or _REFUSED_IN_TOPIC.search(pattern):
-            raise refusal(
-                f"its `topics` holds what is no pattern of topic names: strings of 1 to {MAX_SUBJECT} characters, "
-                "without control characters, / and :"
-            )
+        if not isinstance(pattern, str):
+            raise refusal("its `topics` holds something that is not a string")
+        if complaint := pattern_complaint(pattern):
+            raise refusal(f"its `topics` holds a string that {complaint}")
     return tuple(value)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
+from dataclasses import dataclass
 
 
-class Limits(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Limits:
     """Beyond any of them is a ProtocolError, whose `reason` is the name of the limit."""
 
     frame: int = 64 * 1024
