@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rowbell.auth import documents
-from rowbell.auth.documents import MAX_DOCUMENT, read_file, read_url
+from rowbell.auth import fetch
+from rowbell.auth.fetch import MAX_DOCUMENT, read_file, read_url
 from tests.auth.issuer import Issuer, send
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -79,14 +79,14 @@ def test_a_small_body_that_unpacks_to_a_large_one_is_not_unpacked_to_its_end(iss
 
 
 def test_a_server_that_says_nothing_is_given_up(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(fetch, "SILENCE_SECONDS", 0.1)
     issuer.answer = issuer.hang
 
     assert problem(issuer.url) == "it does not answer in time"
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_given_up(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "TOTAL_SECONDS", 0.2)
+    monkeypatch.setattr(fetch, "TOTAL_SECONDS", 0.2)
 
     def drip(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)

@@ -16,8 +16,8 @@ import pytest
 
 from rowbell.auth import Tokens, jwks
 from rowbell.auth import tokens as tokens_module
-from rowbell.auth.documents import MAX_DOCUMENT, read_url
-from rowbell.auth.jwks import COOLDOWN, EVERY, MAX_KEYS, Jwks, read_listing
+from rowbell.auth.fetch import MAX_DOCUMENT, read_url
+from rowbell.auth.jwks import COOLDOWN, MAX_KEYS, REFRESH_SECONDS, Jwks, read_listing
 from rowbell.auth.keyring import Keyring
 from rowbell.config import JWT_ALGORITHMS
 from rowbell.errors import KeysUnavailable, TokenError
@@ -111,7 +111,7 @@ async def test_a_key_that_is_no_longer_listed_is_good_no_more(gateway: Gateway, 
 
 
 async def test_the_list_is_read_again_by_itself(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jwks, "EVERY", 0.02)
+    monkeypatch.setattr(jwks, "REFRESH_SECONDS", 0.02)
     issuer.keys = [jwk(RSA, kid="old")]
     async with Gateway(issuer.url, clock=time.monotonic).running() as gateway:
         assert await gateway.knows(OLD)
@@ -124,7 +124,7 @@ async def test_the_list_is_read_again_by_itself(issuer: Issuer, monkeypatch: pyt
 
 
 def test_it_is_read_again_every_five_minutes() -> None:
-    assert EVERY == 300
+    assert REFRESH_SECONDS == 300
 
 
 async def test_a_list_without_keys_is_one_and_no_token_is_good(

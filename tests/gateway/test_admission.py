@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from rowbell.bus.memory import MemoryBus
 from rowbell.config import Settings
 from rowbell.errors import Refused, SettingsError
-from rowbell.gateway import admission, front, tls
+from rowbell.gateway import admission, http_protocol, tls
 from rowbell.gateway.admission import ADDRESSES, Admission, Seat
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.rate import RateLimiter
@@ -497,13 +497,13 @@ class TestTls:
             assert await answer(address, b"") == b""
 
 
-class TestFront:
+class TestHttpProtocol:
     """What comes before the request is whole."""
 
     async def test_a_client_that_does_not_finish_its_request_is_cut(
         self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(front, "HEAD_TIMEOUT", 0.3)
+        monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.3)
         async with gateway(server) as address:
             for begun in (b"", b"GET /live HTTP/1.1\r\nHost: x\r\n"):
                 assert await answer(address, begun) == b""
@@ -512,8 +512,10 @@ class TestFront:
 
     async def test_requests_that_wait_for_their_turn_are_few(self, server: PostgresServer) -> None:
         async with gateway(server) as address:
-            few = await answer(address, LIVE * front.MAX_PIPELINED + b"GET /live HTTP/1.1\r\nConnection: close\r\n\r\n")
-            assert few.count(b" 200 OK") == front.MAX_PIPELINED + 1
+            few = await answer(
+                address, LIVE * http_protocol.MAX_PIPELINED + b"GET /live HTTP/1.1\r\nConnection: close\r\n\r\n"
+            )
+            assert few.count(b" 200 OK") == http_protocol.MAX_PIPELINED + 1
             many = await answer(address, LIVE * 5000)
             assert many.count(b" 200 OK") <= 1
             assert many.count(b" 400 Bad Request") == 1
@@ -531,7 +533,7 @@ class TestFront:
         async with gateway(server) as address:
             reader, writer = await asyncio.open_connection(*address.split(":"))
             for _ in range(2):
-                size = 2 * front.MAX_HEAD
+                size = 2 * http_protocol.MAX_HEAD
                 writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
                 assert b" 404 " in await reader.readuntil(b"\r\n\r\nNot Found")
             writer.close()
@@ -549,7 +551,7 @@ class TestFront:
     async def test_a_client_that_has_its_answer_and_asks_for_nothing_is_cut_whatever_it_sends(
         self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch, request_: bytes, more: bytes
     ) -> None:
-        monkeypatch.setattr(front, "HEAD_TIMEOUT", 0.3)
+        monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.3)
         async with gateway(server) as address:
             reader, writer = await asyncio.open_connection(*address.split(":"))
             writer.write(request_)
@@ -585,13 +587,13 @@ class TestFront:
 
     async def test_a_head_without_end_is_cut(self, server: PostgresServer) -> None:
         async with gateway(server) as address:
-            assert await answer(address, b"GET /live HTTP/1.1\r\nX: " + b"x" * (front.MAX_HEAD + 1)) == b""
+            assert await answer(address, b"GET /live HTTP/1.1\r\nX: " + b"x" * (http_protocol.MAX_HEAD + 1)) == b""
             assert await answer(address, b"GET /live HTTP/1.1\r\n" + (b"X: " + b"y" * 1000 + b"\r\n") * 66) == b""
 
     async def test_a_websocket_that_is_silent_is_not_cut_by_it(
         self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(front, "HEAD_TIMEOUT", 0.2)
+        monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.2)
         async with gateway(server) as address, connect(f"ws://{address}/ws") as opened:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.6):
@@ -614,15 +616,15 @@ class TestFront:
         self, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The WebSocket would not hear that the socket is full already, and write whatever there is into memory."""
-        serving: asyncio.Queue[front.FrontProtocol] = asyncio.Queue()
+        serving: asyncio.Queue[http_protocol.HttpProtocol] = asyncio.Queue()
 
-        class Narrow(front.FrontProtocol):
+        class Narrow(http_protocol.HttpProtocol):
             def data_received(self, data: bytes) -> None:
                 self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 serving.put_nowait(self)
                 super().data_received(data)
 
-        monkeypatch.setattr("rowbell.gateway.server.FrontProtocol", Narrow)
+        monkeypatch.setattr("rowbell.gateway.server.HttpProtocol", Narrow)
         async with gateway(server) as address:
             host, port = address.split(":")
             with socket.socket() as opened:

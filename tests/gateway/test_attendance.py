@@ -46,7 +46,7 @@ class Here:
 
 @pytest.fixture
 async def here(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Here]:
-    monkeypatch.setattr(attendance, "AGAIN", 0.2)
+    monkeypatch.setattr(attendance, "REFRESH_SECONDS", 0.2)
     here = Here()
     writer = asyncio.create_task(here.attendance.run())
     yield here

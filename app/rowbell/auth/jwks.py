@@ -2,7 +2,7 @@
 
     what happens                            what follows
     --------------------------------------  ------------------------------------------------------------------------
-    it was read                             its keys, and only they, are good; it is read again after EVERY seconds
+    it was read                             its keys, and only they, are good; read again after REFRESH_SECONDS
     a token comes that none of them made    it is read again, but not within COOLDOWN seconds of the last time, by
                                             whomever that was asked: strangers' tokens cannot make us press the issuer
     it cannot be read, or is no such list   the keys of the last time stay good; it is tried again with back-off
@@ -24,13 +24,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from rowbell.auth.keys import SECRET_BYTES, Key, listed_key
-from rowbell.auth.objects import read_object
+from rowbell.auth.strict_json import read_object
 from rowbell.backoff import backoff
 from rowbell.logs import get_logger
 
 log = get_logger("auth.jwks")
 
-EVERY = 300.0
+REFRESH_SECONDS = 300.0
 """Seconds until it is read again: how long a key that is no longer listed stays good."""
 COOLDOWN = 5.0
 """Seconds from one reading that was asked for to the next."""
@@ -235,7 +235,7 @@ class Jwks:
             log.warning("jwks_is_empty", place=self._place)
         self._listing, self._complaints, self._failure = listing, listing.complaints, None
         self._delays = backoff(RETRY_FIRST, RETRY_CAP)
-        self._next_at = self._begun_at + EVERY
+        self._next_at = self._begun_at + REFRESH_SECONDS
 
     def _fail(self, reason: str) -> None:
         if reason != self._failure:

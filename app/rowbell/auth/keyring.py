@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
-from rowbell.auth.documents import read_file, read_url
+from rowbell.auth.fetch import read_file, read_url
 from rowbell.auth.jwks import Jwks
 from rowbell.auth.keys import SECRET_BYTES, Key, public_keys, secret_key
 from rowbell.config import JWT_ALGORITHMS, Settings, environment_name, hide_password

@@ -20,7 +20,7 @@ import jwt
 from rowbell.auth.claims import Identity, Rules, refusal
 from rowbell.auth.keyring import ALONE, SECRET, Keyring
 from rowbell.auth.keys import SECRET_BYTES, secret_key
-from rowbell.auth.objects import read_object
+from rowbell.auth.strict_json import read_object
 from rowbell.config import JWT_ALGORITHMS, Settings
 from rowbell.errors import KeysUnavailable, SettingsError, TokenError
 

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from rowbell.cli import config, connector, dispatch, listen, migrate, revoke, send, serve, token
-from rowbell.cli.status import INTERRUPTED, READER_GONE, failed, say
+from rowbell.cli.exits import INTERRUPTED, READER_GONE, failed, say
 from rowbell.config import Settings
 from rowbell.errors import RowbellError
 

@@ -15,7 +15,7 @@ from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from rowbell.backoff import backoff
-from rowbell.cli.status import say
+from rowbell.cli.exits import say
 from rowbell.config import hide_password
 from rowbell.errors import RowbellError
 from rowbell.stomp.client import HEART_BEAT, AckMode, Client, ClientEvent, Connected, Error, Message, Receipt

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rowbell.bus import Bus
     from rowbell.presence import Presence
 
-Beside = dict[str, Callable[[], Coroutine[Any, Any, None]]]
+Parts = dict[str, Callable[[], Coroutine[Any, Any, None]]]
 """Name → what runs in this process as long as the gateway does."""
 
 Started = Callable[[Settings, Callable[[], None]], None]
@@ -29,10 +29,10 @@ Started = Callable[[Settings, Callable[[], None]], None]
 
 BROKERS = ("kafka_bootstrap_servers", "redis_url", "rabbitmq_url")
 """The settings that say that this is a pipeline."""
-NEEDED = ("redis_url", "rabbitmq_url")
+GATEWAY_BROKERS = ("redis_url", "rabbitmq_url")
 """Those of them that its gateways need."""
 
-GIVEN = ("host", "port", "workers", "ssl_certfile", "ssl_keyfile")
+OPTIONS = ("host", "port", "workers", "ssl_certfile", "ssl_keyfile")
 """The settings that have an option, too."""
 
 HOME = ".rowbell"
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Serve until a signal. The error if it cannot start, or a part of it fails."""
     from rowbell import logs
 
-    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
+    given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     settings = dataclasses.replace(settings, **given)
     if args.embedded:
         from rowbell.cli import embedded
@@ -123,7 +123,7 @@ def _is_pipeline(settings: Settings) -> bool:
     named = [name for name in BROKERS if getattr(settings, name)]
     if named:
         try:
-            settings.require(*NEEDED)
+            settings.require(*GATEWAY_BROKERS)
         except SettingsError as error:
             unset = " ".join(map(environment_name, named))
             raise SettingsError(f"{error}\nOr, to run beside PostgreSQL alone: unset {unset}") from None
@@ -137,24 +137,24 @@ def _check(settings: Settings) -> None:
 
     findings = check_requirements(str(settings.database_url))
     if findings.errors:
-        pipeline = f"(For a gateway of the pipeline set {' and '.join(map(environment_name, NEEDED))}.)"
+        pipeline = f"(For a gateway of the pipeline set {' and '.join(map(environment_name, GATEWAY_BROKERS))}.)"
         raise DatabaseError("\n".join([*findings.errors, pipeline]))
     for warning in findings.warnings:
         get_logger("serve").warning("postgresql_is_short", problem=warning)
 
 
 @dataclass
-class Around:
+class Transport:
     """What stands around a gateway, and differs between the ways to run."""
 
     presence: Presence
     bus: Bus
     streaming: Callable[[], bool]
     """Are changes being streamed at present?"""
-    beside: Beside = field(default_factory=dict)
+    beside: Parts = field(default_factory=dict)
 
 
-def serve(settings: Settings, beside: Beside | None = None, started: Started = lambda settings, stop: None) -> int:
+def serve(settings: Settings, beside: Parts | None = None, started: Started = lambda settings, stop: None) -> int:
     """Run the gateway of these settings; `started` is called when clients can come, with the port they come to, and
     with what stops it.
     """
@@ -164,7 +164,7 @@ def serve(settings: Settings, beside: Beside | None = None, started: Started = l
     return 0
 
 
-async def _serve(settings: Settings, beside: Beside, started: Started) -> None:
+async def _serve(settings: Settings, beside: Parts, started: Started) -> None:
     from rowbell import metrics
     from rowbell.auth import Tokens
     from rowbell.gateway.gateway import Gateway
@@ -188,7 +188,7 @@ async def _serve(settings: Settings, beside: Beside, started: Started) -> None:
         await serve(gateway, listener, _page(settings, tokens), running, lambda stop: started(settings, stop))
 
 
-def _pipeline(settings: Settings, opened: AsyncExitStack) -> Around:
+def _pipeline(settings: Settings, opened: AsyncExitStack) -> Transport:
     """Changes come from dispatchers, by way of RabbitMQ."""
     from rowbell.bus.rabbitmq import RabbitMQBus
     from rowbell.presence.redis import RedisPresence
@@ -197,10 +197,10 @@ def _pipeline(settings: Settings, opened: AsyncExitStack) -> Around:
     opened.push_async_callback(presence.close)
     bus = RabbitMQBus(str(settings.rabbitmq_url))
     opened.push_async_callback(bus.close)
-    return Around(presence, bus, streaming=lambda: True)
+    return Transport(presence, bus, streaming=lambda: True)
 
 
-def _postgres_only(settings: Settings, opened: AsyncExitStack, serves: Callable[[str], bool]) -> Around:
+def _postgres_only(settings: Settings, opened: AsyncExitStack, serves: Callable[[str], bool]) -> Transport:
     """A dispatcher in this process reads PostgreSQL's log for this gateway alone: what is for those it serves."""
     from rowbell.bus.memory import MemoryBus
     from rowbell.changes.wal import WalChanges
@@ -212,7 +212,7 @@ def _postgres_only(settings: Settings, opened: AsyncExitStack, serves: Callable[
     changes = WalChanges(str(settings.database_url), serves)
     opened.push_async_callback(changes.close)
     dispatcher = Dispatcher(changes, presence, bus, MemoryDeadLetters())
-    return Around(presence, bus, lambda: changes.streaming, {"dispatcher": dispatcher.run})
+    return Transport(presence, bus, lambda: changes.streaming, {"dispatcher": dispatcher.run})
 
 
 def _page(settings: Settings, tokens: Tokens) -> list[BaseRoute]:

@@ -22,9 +22,9 @@ ADDRESSES = 16_384
 only the limit of the gateway."""
 PREFIX = 64
 """Bits of an IPv6 address that are one client: a household or a server has all the addresses of such a network."""
-FULL = 10.0
+RETRY_WHEN_FULL = 10.0
 """Seconds until a full gateway is worth another try; load balancers go to another one at once."""
-TOO_MANY = 60.0
+RETRY_FOR_A_USER = 60.0
 """Seconds until a user with too many sessions is: some of theirs must end first."""
 
 NO_ADDRESS = b"?"
@@ -63,7 +63,10 @@ class Admission:
         """A seat for one more connection. Refused if there is none."""
         if self._connections >= self._max_connections:
             raise Refused(
-                "connections", 503, "This gateway is full (ROWBELL_MAX_CONNECTIONS): connect to another one.", FULL
+                "connections",
+                503,
+                "This gateway is full (ROWBELL_MAX_CONNECTIONS): connect to another one.",
+                RETRY_WHEN_FULL,
             )
         if wait := self._rate.take():
             raise Refused(
@@ -89,7 +92,7 @@ class Admission:
                 429,
                 f"This user has {sessions} sessions on this gateway, and may have no more "
                 "(ROWBELL_MAX_SESSIONS_PER_USER): end one of them first.",
-                TOO_MANY,
+                RETRY_FOR_A_USER,
             )
         self._sessions[user] = sessions + 1
 

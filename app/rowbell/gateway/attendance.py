@@ -14,9 +14,9 @@ from rowbell.presence import Presence
 
 log = get_logger("gateway.attendance")
 
-AGAIN = 60.0
+REFRESH_SECONDS = 60.0
 """Seconds until everybody is added again; entries live for 150, so one failure is forgiven."""
-PATIENCE = 1.0
+KNOWN_SECONDS = 1.0
 """Seconds that a subscription waits for its user's entry. Presence is a hint: without it the sweep delivers."""
 
 
@@ -62,11 +62,11 @@ class Attendance:
         if self._told is None:
             self._told = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(KNOWN_SECONDS):
                 await asyncio.shield(self._told)
         except TimeoutError:
             if not self._slow:
-                log.warning("presence_slow", waited=PATIENCE)
+                log.warning("presence_slow", waited=KNOWN_SECONDS)
             self._slow = True
 
     async def run(self) -> None:
@@ -111,7 +111,7 @@ class Attendance:
             async with asyncio.timeout_at(self._again_at):
                 await self._wanted.wait()
         if clock() >= self._again_at:
-            self._again_at = clock() + AGAIN
+            self._again_at = clock() + REFRESH_SECONDS
             self.note(*self._registry.recipients())
         self._wanted.clear()
 

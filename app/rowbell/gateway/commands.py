@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from rowbell.gateway.reading import MOST_IDS, Id, Ids, which
+from rowbell.gateway.mark_request import MOST_IDS, Id, Ids, which
 
 RECEIPT_CHARACTERS = 256
 """Of the name of a receipt: a thousand of them may wait for PostgreSQL."""

@@ -25,7 +25,7 @@ MAX_PIPELINED = 16
 only between two reads: 256 KiB hold twelve thousand."""
 
 
-class FrontProtocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """HTTP, until it becomes a WebSocket."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:

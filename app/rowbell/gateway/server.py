@@ -18,8 +18,8 @@ from starlette.routing import BaseRoute
 from rowbell.config import Settings, not_listening
 from rowbell.errors import DatabaseUnavailable, RowbellError
 from rowbell.gateway import tls
-from rowbell.gateway.front import HEAD_TIMEOUT, FrontProtocol
 from rowbell.gateway.gateway import Gateway
+from rowbell.gateway.http_protocol import HEAD_TIMEOUT, HttpProtocol
 from rowbell.gateway.web import Web
 from rowbell.gateway.websocket import WebSocketProtocol
 from rowbell.logs import get_logger
@@ -74,7 +74,7 @@ class GatewayServer(uvicorn.Server):
         config = self.config
 
         def protocol() -> asyncio.Protocol:
-            return FrontProtocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+            return HttpProtocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
 
         timeout = HEAD_TIMEOUT if config.ssl else None
         return await self._loop.create_server(
@@ -175,7 +175,7 @@ def _config(web: Web, settings: Settings, context: ssl.SSLContext | None) -> uvi
 
     return uvicorn.Config(
         web,
-        http=FrontProtocol,
+        http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=settings.max_frame,
         ws_per_message_deflate=False,  # 20 KiB a connection instead of 60

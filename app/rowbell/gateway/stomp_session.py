@@ -13,7 +13,7 @@ from rowbell.auth import Identity, bearer
 from rowbell.errors import Refused
 from rowbell.gateway.badge import Badge
 from rowbell.gateway.feed import Feed
-from rowbell.gateway.reading import ALL, parse_read
+from rowbell.gateway.mark_request import ALL, parse_read
 from rowbell.gateway.session import (
     CLOSE_TIMEOUT,
     NO_DELIVERY,
@@ -172,7 +172,7 @@ class StompSession(Session):
     def _advice(self, event: stomp.Invalid) -> str:
         if not self._greeted:
             return f"{event.body} {PLAIN_JSON}"
-        if event.reason in stomp.Limits.__struct_fields__:
+        if hasattr(self._gateway.frame_limits, event.reason):
             return f"{event.body} {whose_limit(f'max_{event.reason}')}".lstrip()
         return event.body
 

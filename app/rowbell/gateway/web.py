@@ -73,7 +73,7 @@ class Web:
         self._admission = Admission(settings)
         self.http_connections: dict[asyncio.Protocol, Callable[[], None]] = {}
         """Tracks the connections that are no WebSockets, each with what cuts it: first the one that asked for something
-        the longest ago. `front.FrontProtocol` keeps it."""
+        the longest ago. `http_protocol.HttpProtocol` keeps it."""
         self._http = Starlette(
             routes=[
                 Route("/live", self._live),

@@ -20,7 +20,7 @@ from rowbell.errors import TokenError
 from rowbell.inbox.connection import PASSING
 from rowbell.inbox.writing import insert, refusal
 from rowbell.logs import get_logger
-from rowbell.page.strangers import complaint
+from rowbell.page.same_origin import complaint
 from rowbell.postgres import defaults
 
 log = get_logger("page")
