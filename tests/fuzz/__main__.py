@@ -13,7 +13,7 @@ It ends with 1, and writes down the evidence, if
   or does not answer a close, was not thrown out;
 - an error, a traceback, or a line that is no event stands in a gateway's log, or a gateway ended;
 - after a round, when all attackers are gone, a connection, session, subscription or file descriptor is left, or memory
-  has grown from round to round (`watch` has the bounds);
+  has grown from round to round, or in a short run since the first one (`watch` has the bounds);
 - a client that does nothing wrong, connected all the time, missed a row, got one twice or was disconnected, or another
   one could not come in between two rounds (`bystanders`).
 
@@ -49,7 +49,7 @@ from tests.fuzz.assault import Order, Tally, carry_out_round
 from tests.fuzz.bystanders import Control, trim, visit, write
 from tests.fuzz.connection import carry_out
 from tests.fuzz.targets import Target, Targets, targets
-from tests.fuzz.watch import Footprint, growth
+from tests.fuzz.watch import LEAST, Footprint, early_growth, growth
 from tests.integration.processes import eventually
 from tests.integration.rows import Database
 
@@ -80,6 +80,8 @@ class Run:
     tally: Tally = field(default_factory=Tally)
     problems: list[Problem] = field(default_factory=list)
     rounds: int = 0
+    in_first_round: int = 0
+    """Connections."""
     sessions: int = 0
     """The most that a gateway was seen with."""
 
@@ -97,11 +99,14 @@ class Run:
             ]
             controlling = asyncio.create_task(control.run(), name="control")
             with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
-                while time.monotonic() - began < self.seconds and (self.keep_going or not self.problems):
+                while (time.monotonic() - began < self.seconds or self.rounds < LEAST) and (
+                    self.keep_going or not self.problems
+                ):
                     await self._round(pool, database, at_rest, round_seconds)
                     self._say(time.monotonic() - began)
                     if controlling.done() or not all(each.gateway.alive for each in self.system.each):
                         break
+            self._judge_early_growth()
             await self._end_control(control, controlling)
             for device in control.devices:
                 await device.stop()
@@ -130,6 +135,7 @@ class Run:
             spans += tally.spans
             self.tally.merge(tally)
         self.tally.spans = spans
+        self.in_first_round = self.in_first_round or self.tally.connections
         self._judge_findings()
         self._judge_logs()
         if self._judge_alive():
@@ -179,6 +185,12 @@ class Run:
         print(f"The control got {control.rows} rows on each of {len(control.devices)} devices.")
 
     # Judging.
+
+    def _judge_early_growth(self) -> None:
+        connections = (self.tally.connections - self.in_first_round) / len(self.system.each)
+        for each in self.system.each:
+            if grown := early_growth(each.memory, connections):
+                self.problems.append(Problem(f"{each.gateway.log.stem}: {grown}"))
 
     def _judge_findings(self) -> None:
         for outcome in self.tally.findings:

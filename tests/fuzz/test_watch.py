@@ -10,7 +10,7 @@ import pytest
 from tests.fuzz import attacks, tokens
 from tests.fuzz.assault import Tally
 from tests.fuzz.connection import Outcome
-from tests.fuzz.watch import WARM_UP, Footprint, Log, complaints, growth
+from tests.fuzz.watch import FEWEST, LEAST, WARM_UP, Footprint, Log, complaints, early_growth, growth
 from tests.fuzz.wire import CLOSE, TEXT, Incoming, frame
 
 FINE = '{"event": "bus_connected", "level": "info", "timestamp": "2026-01-02T03:04:05.000006Z"}'
@@ -70,6 +70,23 @@ def test_memory_that_swings_or_has_one_high_round_or_grew_in_the_warm_up_is_not_
     assert growth(warm_up + [100.0, 104.0] * 20) is None
     assert growth(warm_up + [100.0] * 39 + [190.0]) is None
     assert growth(warm_up + [100.0] * 3) is None
+
+
+@pytest.mark.parametrize("rounds", range(LEAST, WARM_UP + FEWEST))
+def test_in_a_run_too_short_for_a_trend_20_kib_that_each_connection_leaves_are_seen(rounds: int) -> None:
+    """As a session that is forgotten does, in rounds of 120 connections, beside what a gateway needs to get warm."""
+    connections = 120 * (rounds - 1)
+    warming = [90.0 + 2.5 * number / (rounds - 1) for number in range(rounds)]
+    leaking = [warm + number * 120 * 20 / 1024 for number, warm in enumerate(warming)]
+    assert early_growth(warming, connections) is None
+    assert growth(leaking) is None
+    assert "memory grew by" in str(early_growth(leaking, connections))
+
+
+def test_however_many_rounds_there_are_one_of_the_two_judges_memory() -> None:
+    for rounds in range(LEAST, 50):
+        grows = [90.0 + 10 * number for number in range(rounds)]
+        assert (growth(grows) is None) is (early_growth(grows, 0) is not None)
 
 
 @pytest.mark.parametrize("name", ["connections", "sessions", "subscriptions"])

@@ -38,6 +38,8 @@ FILL = 10_000
 """Rows at the most until all queues are full: 8 MB for each reader, of which most are in what the kernel holds."""
 FLOOD, BATCH, BATCHES_A_SECOND = 20_000, 100, 25
 """Rows, of 4 KB: 80 MB in eight seconds, 16 MB for each reader."""
+SHORT_FLOOD = FLOOD // 2
+"""Rows of each phase in which it is looked how soon others have theirs."""
 BODY = 4000
 """Characters of the body of each."""
 PROBES_A_SECOND = 20
@@ -57,9 +59,14 @@ LARGE_PAGE = 32 << 20
 """Octets that 200 of the largest rows take while they are read from the table: as they come, and rendered."""
 LEEWAY = 8 << 20
 """Octets by which its memory moves anyhow: with batches of changes, and with what the allocator keeps."""
-FACTOR, HICCUP = 3.0, 0.02
-"""How much longer a row may take, and how many seconds besides: the machine does other things, too. A gateway that
-waited for a slow client would be late by seconds, or for ever."""
+PHASES = 2
+"""Without slow readers and with them, each: in turn, so that both have of whatever else the machine does."""
+FACTOR = 2.0
+"""How much longer a row may take beside slow readers."""
+MOMENT, HICCUP = 0.005, 0.02
+"""Seconds that it may take in any case: the median, and the ninetieth percentile. Machines do other things, too."""
+ATTEMPTS = 3
+"""A gateway that is slowed down is so each time; a machine that does other things hardly."""
 
 PATIENCE = 45.0
 """Seconds until a client is ended that should have sent a heart-beat every ten: two and a half of these, and five for
@@ -79,12 +86,8 @@ DEMANDED = 32 << 20
 
 @dataclass
 class Story:
-    """What happened in one run: a flood of rows for nobody who is there, then one for fifty who do not read."""
+    """What happened in one run: a flood of rows for fifty who do not read."""
 
-    alone: list[float]
-    """Seconds from the INSERT of a row to its frame, for a client that reads, during the first flood."""
-    beside: list[float]
-    """The same during the second one."""
     before: int
     """The gateway's memory in octets, when the slow ones had come."""
     memory: list[int]
@@ -146,9 +149,23 @@ def test_however_much_comes_for_them_memory_stays_as_it_is(story: Story) -> None
     assert max(story.memory) - story.memory[0] < LEEWAY
 
 
-def test_others_have_their_rows_as_soon_as_without_them(story: Story) -> None:
-    assert statistics.median(story.beside) < FACTOR * statistics.median(story.alone) + HICCUP
-    assert ninetieth(story.beside) < FACTOR * ninetieth(story.alone) + HICCUP
+async def test_others_have_their_rows_as_soon_as_without_them(gateway: Gateway, server: PostgresServer) -> None:
+    measured = []
+    for attempt in range(ATTEMPTS):
+        alone, beside = await compared(gateway, server.url("postgres"), f"slow-{attempt}")
+        if is_as_soon(alone, beside):
+            return
+        measured += [(statistics.median(each), ninetieth(each)) for each in (alone, beside)]
+    pytest.fail(f"medians and ninetieth percentiles in seconds, in turn without slow readers and with them: {measured}")
+
+
+def test_rows_that_take_more_than_twice_as_long_or_some_of_which_do_are_not_as_soon() -> None:
+    alone = [0.002] * 100
+    assert is_as_soon(alone, [0.005] * 100)
+    assert not is_as_soon(alone, [0.006] * 100)
+    assert not is_as_soon(alone, [0.002] * 80 + [0.030] * 20)
+    assert is_as_soon([0.030] * 100, [0.059] * 100)
+    assert not is_as_soon([0.030] * 100, [0.061] * 100)
 
 
 def test_each_of_them_is_counted_as_lagging_once(story: Story) -> None:
@@ -227,22 +244,47 @@ def test_of_clients_that_do_not_read_only_one_whose_heart_does_not_beat_is_ended
 
 async def tell(gateway: Gateway, url: str) -> Story:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as database:
-        alone = await probed(gateway, database, url, "absent")
-        async with slow_readers(gateway) as readers:
+        async with slow_readers(gateway, "slow") as readers:
             before, lagging, replayed = memory_of(gateway), lagging_of(gateway), replayed_of(gateway)
             async with meanwhile(*trickling(readers)):
-                for _ in range(FILL // BATCH):
-                    if lagging_of(gateway) < lagging + READERS:
-                        await insert_batch(database, "slow")
+                await fill(gateway, database, "slow")
                 async with watched(gateway) as memory:
-                    beside = await probed(gateway, database, url, "slow")
+                    await flooded(database, "slow", FLOOD)
             fell_behind = lagging_of(gateway) - lagging
             one_of_each, others = readers[: len(KINDS)], readers[len(KINDS) :]
             for reader in others:
                 reader.close()
             await catch_up(database, one_of_each)
         rows = {user: await ids_of(database, user) for user in users_of("slow")}
-        return Story(alone, beside, before, memory, fell_behind, one_of_each, replayed_of(gateway) - replayed, rows)
+        return Story(before, memory, fell_behind, one_of_each, replayed_of(gateway) - replayed, rows)
+
+
+async def compared(gateway: Gateway, url: str, whom: str) -> tuple[list[float], list[float]]:
+    """Seconds from the INSERT of a row to its frame, for a client that reads, during floods: for others who are not
+    there, and for others who do not read."""
+    alone: list[float] = []
+    beside: list[float] = []
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as database:
+        for phase in range(PHASES):
+            alone += await probed(gateway, database, url, "absent")
+            slow = f"{whom}-{phase}"
+            async with slow_readers(gateway, slow) as readers, meanwhile(*trickling(readers)):
+                await fill(gateway, database, slow)
+                beside += await probed(gateway, database, url, slow)
+            await eventually("they are gone", lambda: gateway.metric("rowbell_sessions") == 0)
+    return alone, beside
+
+
+def is_as_soon(alone: list[float], beside: list[float]) -> bool:
+    return all(
+        figure(beside) <= max(FACTOR * figure(alone), at_least)
+        for figure, at_least in ((statistics.median, MOMENT), (ninetieth, HICCUP))
+    )
+
+
+def ninetieth(values: list[float]) -> float:
+    """The percentile."""
+    return statistics.quantiles(values, n=10)[-1]
 
 
 @asynccontextmanager
@@ -259,13 +301,13 @@ async def slow_reader(
 
 
 @asynccontextmanager
-async def slow_readers(gateway: Gateway) -> AsyncIterator[list[SlowReader]]:
+async def slow_readers(gateway: Gateway, whom: str) -> AsyncIterator[list[SlowReader]]:
     """Of all kinds, in turn."""
     async with AsyncExitStack() as opened:
         yield [
             await opened.enter_async_context(slow_reader(gateway, user, protocol == "json", ack))
             for (protocol, ack, _), user, _ in zip(
-                itertools.cycle(KINDS), itertools.cycle(users_of("slow")), range(READERS), strict=False
+                itertools.cycle(KINDS), itertools.cycle(users_of(whom)), range(READERS), strict=False
             )
         ]
 
@@ -324,9 +366,19 @@ async def catch_up(database: Database, readers: list[SlowReader]) -> None:
         await eventually("everybody is live again", all_are_live, 30)
 
 
+async def fill(gateway: Gateway, database: Database, whom: str) -> None:
+    """Rows until the queues of all slow readers are full; not faster than they can be streamed, or the sweep comes."""
+    full = lagging_of(gateway) + READERS
+    async for _ in paced(FILL // BATCH):
+        if lagging_of(gateway) >= full:
+            return
+        await insert_batch(database, whom)
+    await eventually("all of them lag", lambda: lagging_of(gateway) >= full)
+
+
 async def probed(gateway: Gateway, database: Database, url: str, whom: str) -> list[float]:
     """How long rows take to a client that reads, during a flood for others."""
-    flood = asyncio.create_task(flooded(database, whom))
+    flood = asyncio.create_task(flooded(database, whom, SHORT_FLOOD))
     latencies: list[float] = []
     token = Tokens(SECRET).issue("probe", 3600)
     async with (
@@ -347,11 +399,16 @@ async def probed(gateway: Gateway, database: Database, url: str, whom: str) -> l
     return latencies
 
 
-async def flooded(database: Database, whom: str) -> None:
-    begun = time.monotonic()
-    for number in range(FLOOD // BATCH):
-        await asyncio.sleep(max(0.0, begun + number / BATCHES_A_SECOND - time.monotonic()))
+async def flooded(database: Database, whom: str, rows: int) -> None:
+    async for _ in paced(rows // BATCH):
         await insert_batch(database, whom)
+
+
+async def paced(batches: int) -> AsyncIterator[int]:
+    begun = time.monotonic()
+    for number in range(batches):
+        await asyncio.sleep(max(0.0, begun + number / BATCHES_A_SECOND - time.monotonic()))
+        yield number
 
 
 async def insert_batch(database: Database, whom: str, users: int = USERS, title: str = "n") -> None:
@@ -405,8 +462,3 @@ def users_of(whom: str) -> list[str]:
 async def ids_of(database: Database, user: str) -> list[int]:
     cursor = await database.execute("SELECT id FROM notification WHERE recipient_id = %s ORDER BY id", [user])
     return [int(str(id)) for (id,) in await cursor.fetchall()]
-
-
-def ninetieth(values: list[float]) -> float:
-    """The percentile."""
-    return statistics.quantiles(values, n=10)[-1]
