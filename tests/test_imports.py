@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "notification": set(),
     "snapshot": set(),
-    "metrics": {"config", "errors"},
+    "metrics": {"config", "errors", "logs"},
     "backoff": set(),
     "stomp": set(),
     "patterns": set(),

@@ -98,7 +98,7 @@ async def test_a_row_on_the_topic_reaches_its_gateway_and_sigterm_ends_the_proce
             assert await asyncio.to_thread(dispatcher.stop, 10) == 0
 
     events = [json.loads(line)["event"] for line in dispatcher.log.read_text().splitlines()]
-    assert events == ["partitions_assigned", "stopping", "partitions_revoked"]
+    assert events == ["metrics_listening", "partitions_assigned", "stopping", "partitions_revoked"]
 
 
 async def test_what_was_done_before_a_stop_does_not_come_again(

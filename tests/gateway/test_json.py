@@ -15,14 +15,14 @@ from websockets.asyncio.client import ClientConnection
 
 from rowbell.config import Settings
 from rowbell.gateway.commands import RECEIPT_CHARACTERS, parse_command
-from rowbell.gateway.json_session import Unacknowledged
+from rowbell.gateway.json_session import PING_AFTER, Unacknowledged
 from rowbell.gateway.session import ANSWER_CHARACTERS, NO_DELIVERY
 from tests.gateway.conftest import TOKENS, Running
 from tests.gateway.test_gateway import close_code, most_owed, next_frame, socket, upgraded
 from tests.gateway.test_sessions import almost_over
 from tests.integration.processes import eventually
 from tests.integration.rows import delivered, insert, unread
-from tests.integration.wire import masked
+from tests.integration.wire import PING, TEXT, frames, masked
 
 Database = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -278,7 +278,7 @@ class TestTokens:
             me = Client(opened)
             await me.say("token", token=TOKENS.issue("mallory", 60), receipt="t")
             error = await me.until("ERROR")
-            assert (error["receipt"], "another user" in error["message"]) == ("t", True)
+            assert (error["receipt"], "a different user" in error["message"]) == ("t", True)
             assert await close_code(opened) == 1008
 
 
@@ -344,3 +344,27 @@ class TestMessages:
 
     def test_a_receipt_may_hold_any_character(self) -> None:
         assert parse_command('{"type":"ping","receipt":"☃\\n\\u0000"}').receipt == "☃\n\0"
+
+
+async def test_a_session_in_which_nothing_is_said_is_pinged_so_that_proxies_keep_it(running_gateway: Running) -> None:
+    async with upgraded(running_gateway, f"/ws?token={TOKENS.issue('silent', 60)}") as (reader, _):
+        buffer = bytearray()
+
+        async def until(kind: int, text: bytes) -> None:
+            async with asyncio.timeout(10):
+                while (kind, text) not in [(each, payload) for each, payload in frames(buffer)]:
+                    buffer.extend(await reader.read(65536))
+
+        await until(TEXT, b'{"type":"LIVE"}')
+        [session] = running_gateway.gateway._sessions
+        now = asyncio.get_running_loop().time()
+        session.beat(now + PING_AFTER - 1)
+        session.beat(now + PING_AFTER + 1)
+        session.beat(now + PING_AFTER + 2)
+        session.send_receipt("said")
+        got: list[tuple[int, bytes]] = []
+        async with asyncio.timeout(10):
+            while (TEXT, b'{"type":"RECEIPT","receipt":"said"}') not in got:
+                buffer.extend(await reader.read(65536))
+                got += frames(buffer)
+        assert [kind for kind, _ in got] == [PING, TEXT]

@@ -160,12 +160,15 @@ async def reads_what_the_database_keeps_unread(running: Running, database: Datab
         await database.execute("ALTER TABLE notification DROP CONSTRAINT kept")
 
 
-async def asks_for_an_upgrade_with_a_header_that_is_too_long(running: Running, database: Database) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
-    with contextlib.closing(writer):
-        writer.write(upgrade("/ws", "x" * 9000))
-        async with asyncio.timeout(10):
-            return int((await reader.readline()).split()[1])
+def asks(request: bytes) -> Act:
+    async def act(running: Running, database: Database) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        with contextlib.closing(writer):
+            writer.write(request)
+            async with asyncio.timeout(10):
+                return int((await reader.readline()).split()[1])
+
+    return act
 
 
 REFUSALS: list[tuple[str, Act, int, Settings]] = [
@@ -185,7 +188,8 @@ REFUSALS: list[tuple[str, Act, int, Settings]] = [
     ("marks", reads_what_the_database_keeps_unread, 1008, Settings()),
     ("protocol", says("NONSENSE\n\n\0"), 1002, Settings()),
     ("protocol", says(b"\xff"), 1007, Settings()),
-    ("protocol", asks_for_an_upgrade_with_a_header_that_is_too_long, 400, Settings()),
+    ("protocol", asks(upgrade("/ws", "x" * 9000)), 400, Settings()),
+    ("protocol", asks(upgrade("/ws", "x").replace(b"-Key:", b"-None:")), 400, Settings()),
     ("frame", says("\n" * 2049), 1009, Settings(max_frame=2048)),
 ]
 

@@ -1,13 +1,13 @@
-"""A session without STOMP, for the `new WebSocket(url)` of a few lines: one JSON object to a WebSocket message.
+"""A session without STOMP, for clients that are a few lines around `new WebSocket(url)`: one JSON object per message.
 
-It has the user's notifications and the number of unread ones from the start. An object with `event` is a change of a
-notification, as in the body of a STOMP message; everything else has a `type`, and no `event`.
+It is subscribed to the user's notifications and the number of unread ones from the start. An object with `event` is a
+change of a notification, as in the body of a STOMP message; every other object has a `type` and no `event`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,32 +24,52 @@ if TYPE_CHECKING:
     from rowbell.gateway.gateway import Gateway
 
 ACK_MODES = ("auto", "client")
-"""What `?ack=` may be: delivered is what was written to the socket, or what the client acknowledges."""
+"""The values of `?ack=`: a notification counts as delivered when written to the socket, or when acknowledged."""
 
 FEED, BADGE = "notifications", "unread"
-"""The subscriptions of a session."""
+"""The ids of a session's two subscriptions."""
 
 LIVE = '{"type":"LIVE"}'
 PONG = '{"type":"pong"}'
 
+PING_AFTER = 25.0
+"""Seconds without a message until the gateway pings: proxies cut connections that are silent for 55 to 60 seconds
+(nginx, AWS, Heroku), and a client of six lines sends nothing."""
 REASON_CHARACTERS = 300
-"""Of the reason in an ERROR, which may quote what the client sent: up to 64 KiB."""
+"""The most characters of the reason in an ERROR, which may quote what the client sent: up to 64 KiB."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class JsonSession(Session):
-    RENEWAL = 'Send {"type":"token","token":"..."} in time, or connect with a newer one.'
+    """A session that speaks plain JSON. Created by `Web` for one accepted WebSocket."""
+
+    RENEWAL = 'Send a newer one as {"type":"token","token":"..."} before it expires, or connect with one.'
 
     def __init__(
-        self, gateway: Gateway, identity: Identity, receive: Receive, send: Send, write: Write, ack: str = "auto"
+        self,
+        gateway: Gateway,
+        identity: Identity,
+        receive: Receive,
+        send: Send,
+        write: Write,
+        ping: Callable[[], None],
+        ack: str,
     ) -> None:
-        """`ack` is one of ACK_MODES, or what a client wrote instead: then the session ends with an ERROR."""
+        """`ack` is the value of `?ack=`; one that is not in ACK_MODES ends the session with an ERROR."""
         super().__init__(gateway, identity, receive, send, write)
+        self._ping = ping
         self._ack = ack
         self._unacknowledged = Unacknowledged()
 
-    # What messages look like.
+    def beat(self, now: float) -> None:
+        """Check the token, and ping a client that has been sent nothing for a while."""
+        super().beat(now)
+        if now - self._sent_at > PING_AFTER:
+            self._sent_at = now
+            self._ping()
+
+    # Encoding messages.
 
     def _message(self, feed: Feed, delivery: Delivery, delivers: int) -> str:
         event, change, replayed = delivery
@@ -71,10 +91,10 @@ class JsonSession(Session):
     def unacknowledged(self, one: Feed | Badge) -> Collection[object]:
         return self._unacknowledged if isinstance(one, Feed) else ()
 
-    # What the client does.
+    # Handling commands.
 
     async def _begin(self) -> None:
-        assert self.user is not None, "the handshake had a token"
+        assert self.user is not None, "plain JSON needs a token in the handshake"
         if self._ack not in ACK_MODES:
             self._fail(f"?ack= must be {' or '.join(ACK_MODES)}")
             return
@@ -90,7 +110,7 @@ class JsonSession(Session):
         try:
             command = parse_command(data)
         except ValueError as problem:
-            self._fail(f"the message cannot be obeyed: {str(problem)[:REASON_CHARACTERS]}", ADVICE)
+            self._fail(f"the message cannot be processed: {str(problem)[:REASON_CHARACTERS]}", ADVICE)
             return
         self._count_frames(1, answers=isinstance(command, Ack))
         if self._closing is not None:
@@ -105,23 +125,24 @@ class JsonSession(Session):
             case Ping():
                 self._answer(PONG)
                 self.send_receipt(command.receipt)
-        await asyncio.sleep(0)  # many fit into what a socket holds, and others have their turn, the writer too
+        await asyncio.sleep(0)  # one read may hold many messages: yield to other tasks, among them the writer
 
 
 class Unacknowledged(Collection[int]):
-    """What each message that waits for its acknowledgement delivers: a notification's id, or NO_DELIVERY."""
+    """What the messages that wait for an acknowledgement deliver: for each a notification's id, or NO_DELIVERY."""
 
     def __init__(self) -> None:
         self._of: dict[int, list[int]] = {}
-        """Tracks the id of a notification → what the messages about it deliver, in their order."""
+        """Tracks notification id → what each waiting message about it delivers, oldest first."""
         self._count = 0
 
     def add(self, id: int, delivers: int) -> None:
+        """Add a message about notification `id`."""
         self._of.setdefault(id, []).append(delivers)
         self._count += 1
 
     def settle(self, id: int) -> list[int]:
-        """The oldest message about this notification has come; what it delivered. Nothing if none waits."""
+        """Remove the oldest message about this notification, and return what it delivered: one id, or nothing."""
         waiting = self._of.get(id)
         if waiting is None:
             return []

@@ -1,7 +1,7 @@
-"""HTTP and WebSocket paths: the ASGI application.
+"""The ASGI application: HTTP and WebSocket paths.
 
-WebSocket scopes go to the sessions directly (a detour through Starlette costs 5 KiB a connection), the rest to
-Starlette.
+WebSocket scopes go directly to the sessions, because the detour through Starlette costs 5 KiB per connection; all other
+requests go to Starlette.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ log = get_logger("gateway.web")
 Scope = MutableMapping[str, Any]
 
 PATHS = frozenset({"/ws", "/ws/websocket", "/stomp"})
-"""Where WebSockets are: STOMP, and on /ws plain JSON too. `/ws/websocket` is SockJS clients' name for the raw one."""
+"""WebSocket paths: STOMP, and on /ws also plain JSON. SockJS clients use `/ws/websocket` for a raw WebSocket."""
 
 IN_QUERY = ("token", "access_token")
-"""The names by which a query may have a token."""
+"""The query parameters that may hold a token."""
 
 NO_SOCKJS = (
     "SockJS is not supported: every browser has WebSockets. Connect a WebSocket to /ws, "
@@ -46,23 +46,25 @@ NO_SOCKJS = (
 )
 
 NO_UPGRADE = (
-    "Here is a WebSocket, and this request does not ask for one: the header `Upgrade: websocket` is missing. "
-    "If the client sent it, a proxy on the way has dropped it.\n"
+    "This is a WebSocket endpoint, and the request is not an upgrade: the header `Upgrade: websocket` is missing. "
+    "If the client sent it, a proxy on the way has removed it.\n"
 )
 
-WRITE = "rowbell.write"
-"""The ASGI extension by which `websocket.WebSocketProtocol` offers what a session's Write says."""
+SOCKET = "rowbell.socket"
+"""The ASGI extension with which `websocket.WebSocketProtocol` offers `write`, see `session.Write`, and `ping`, which
+sends a WebSocket ping unless the socket is full."""
 
 ORIGIN_INTERVAL = 60.0
-"""Seconds between two log lines about pages that may not connect: a browser hides the reason from its page."""
+"""Seconds between two log lines about pages that may not connect, which their browsers do not tell the reason."""
 COMPLAINT_CHARACTERS = 300
+"""The most characters of the reason in such a line."""
 
 SOON = 1.0
-"""Seconds until what is refused for the gateway's sake, not the client's, is worth another try."""
+"""Seconds after which a client should try again that was refused because of the gateway's state."""
 
 
 class Web:
-    """The ASGI application of one gateway."""
+    """The ASGI application of one gateway. Created by `server.serve`."""
 
     def __init__(self, gateway: Gateway, routes: Sequence[BaseRoute] = ()) -> None:
         """`routes` are served besides the gateway's own."""
@@ -72,8 +74,8 @@ class Web:
         self._told_of_origin = -ORIGIN_INTERVAL
         self._admission = Admission(settings)
         self.http_connections: dict[asyncio.Protocol, Callable[[], None]] = {}
-        """Tracks the connections that are no WebSockets, each with what cuts it: first the one that asked for something
-        the longest ago. `http_protocol.HttpProtocol` keeps it."""
+        """Tracks connections that are not WebSockets → a function that cuts each; first the one whose last request is
+        the oldest. `http_protocol.HttpProtocol` maintains it."""
         self._http = Starlette(
             routes=[
                 Route("/live", self._live),
@@ -110,7 +112,7 @@ class Web:
             await self._gateway.serve(self._session(scope, identity, receive, send, subprotocol, seat))
 
     def _examine(self, scope: Scope) -> None:
-        """Refused if nobody may come in this way."""
+        """Raise Refused if the path, the gateway's state or the origin does not allow the handshake."""
         if scope["path"] not in PATHS:
             raise Refused("path", 404, f"There is no WebSocket at {scope['path']}: connect to /ws.")
         self._check_that_it_goes_on()
@@ -126,7 +128,10 @@ class Web:
             log.warning("origin_refused", reason=complaint[:COMPLAINT_CHARACTERS])
 
     async def _identify(self, scope: Scope, seat: Seat) -> Identity | None:
-        """Whom the handshake's token names; None if it has none. Refused if it is wrong, or theirs are too many."""
+        """Return the identity that the handshake's token names; None if it has none.
+
+        Refused if the token is not valid, or its user has too many sessions.
+        """
         try:
             token = token_of(scope)
             if token is None:
@@ -136,22 +141,24 @@ class Web:
             raise Refused("keys", 503, str(error), SOON) from None
         except TokenError as error:
             raise Refused("token", 401, str(error)) from None
-        self._check_that_it_goes_on()  # keys may have been waited for
+        self._check_that_it_goes_on()  # reading the keys may have taken a while
         seat.claim(identity.user)
         return identity
 
     def _check_that_it_goes_on(self) -> None:
         if self._gateway.stopping:
-            raise Refused("stopping", 503, "This gateway is stopping: connect again, to another one.", SOON)
+            raise Refused("stopping", 503, "This gateway is stopping: connect to another one.", SOON)
 
     def _session(
         self, scope: Scope, identity: Identity | None, receive: Receive, send: Send, subprotocol: str | None, seat: Seat
     ) -> Session:
-        """Plain JSON for a token in the query of /ws and no subprotocol, else STOMP."""
+        """Create the session: plain JSON for /ws with a token in the query and no subprotocol, otherwise STOMP."""
         query = _query(scope)
-        write = scope["extensions"][WRITE]["write"]
+        socket = scope["extensions"][SOCKET]
+        write = socket["write"]
         if identity and scope["path"] == "/ws" and not scope["subprotocols"] and not query.keys().isdisjoint(IN_QUERY):
-            return JsonSession(self._gateway, identity, receive, send, write, query.get("ack", ["auto"])[0])
+            ack = query.get("ack", ["auto"])[0]
+            return JsonSession(self._gateway, identity, receive, send, write, socket["ping"], ack)
         return StompSession(self._gateway, identity, receive, send, write, subprotocol, seat.claim)
 
     async def _live(self, request: Request) -> PlainTextResponse:
@@ -169,7 +176,10 @@ class Web:
 
 
 def token_of(scope: Scope) -> str | None:
-    """The handshake's token: `?token=`, `?access_token=`, or the header `Authorization: Bearer`."""
+    """Return the handshake's token, from `?token=`, `?access_token=` or the header `Authorization: Bearer TOKEN`.
+
+    None if there is none; TokenError if the header is malformed.
+    """
     query = _query(scope)
     for name in IN_QUERY:
         if name in query:
@@ -189,7 +199,7 @@ def _headers(scope: Scope, name: bytes) -> list[str]:
 
 
 async def _refuse(send: Send, refused: Refused) -> None:
-    """An HTTP answer instead of the handshake's. A plain close would be a 403 without a word."""
+    """Answer the handshake with an HTTP response. A plain close would be a 403 without an explanation."""
     REFUSED[refused.reason].inc()
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     if refused.status == 401:

@@ -1,8 +1,8 @@
-"""The WebSocket of one connection: text is written at once, and what costs much without being a message is bounded.
+"""The WebSocket of one connection: text is written at once, and costly frames that are not messages are bounded.
 
-uvicorn parses whatever has arrived in one go, and answers pings whether the client reads or not. Messages stop the
-reading until the application has taken them, one by one; pings, pongs and fragments stop nothing, and 256 KiB of the
-smallest hold up everybody for seconds.
+uvicorn parses all that has arrived in one go, and answers pings whether the client reads or not. Messages pause the
+reading until the application has taken them, one by one; pings, pongs and fragments do not, and 256 KiB of the smallest
+ones block all other connections for seconds.
 """
 
 from __future__ import annotations
@@ -17,31 +17,35 @@ from websockets.http11 import Request
 
 from rowbell.gateway.rate import RateMeter
 from rowbell.gateway.session import NOT_UTF8, POLICY_VIOLATION, TOO_LARGE
-from rowbell.gateway.web import WRITE, Web
+from rowbell.gateway.web import SOCKET, Web
 from rowbell.metrics import REFUSED
 
 PIECE = 4096
-"""Octets that are parsed at a time: seven hundred of the smallest frames, some milliseconds."""
+"""Octets that are parsed at a time: seven hundred of the smallest frames, a few milliseconds."""
+
+PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 LINGER = 2.0
-"""Seconds in which what a refused client still sends is read and thrown away, until it closes too. A socket that is
-closed with something unread is reset, and its client may never see the close frame that says why. With TLS, which has
-no half-closed connections, it always takes that long."""
+"""Seconds for which a refused client's data is still read and discarded, until it closes as well. A socket that is
+closed with unread data is reset, and its client may never see the close frame that says why. With TLS, which has no
+half-closed connections, it always takes this long."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """The WebSocket of one connection. Created by uvicorn at the upgrade; offers `write` to its session."""
+
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         assert isinstance(self.config.app, Web)
         self._max_rate = self.config.app.settings.max_frame_rate
         self._rate = RateMeter(self._max_rate)
-        """Tracks how fast pings, pongs and fragments come."""
+        """Tracks the rate of pings, pongs and fragments."""
         self._unparsed = bytearray()
-        """Tracks what has been read and comes after a message that the application has not taken."""
+        """Tracks data that has been read but not parsed, because it follows a message the application has not taken."""
         self._is_refused = False
-        """Tracks whether the connection has been ended for what the client sent: nothing of it is parsed any more."""
+        """Tracks whether the connection was ended because of what the client sent: nothing more is parsed then."""
         self._pong = b""
-        """Tracks the answer to the newest pings, while the client does not read."""
+        """Tracks the pongs for the latest pings, while the client does not read."""
 
     # Receiving.
 
@@ -54,12 +58,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
             if self._unparsed:
-                await asyncio.sleep(0)  # one read may hold forty thousand messages, and others have their turn
+                await asyncio.sleep(0)  # one read may hold forty thousand messages: yield to other tasks
             self._read_on()
         return message
 
     def _read_on(self) -> None:
-        """The application has taken all messages: look for the next in what has been read, and then read on."""
+        """Parse on, and then read on, now that the application has taken all messages."""
         while self._unparsed and self.queue.empty() and not self.transport.is_closing():
             self._parse_piece()
         if self.read_paused and self.queue.empty() and not self.transport.is_closing():
@@ -67,14 +71,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """What came before the end is heard: acknowledgements of a client that left, for instance."""
-        self.read_paused = True  # there is nothing to pause any more
+        """Parse all that was received before the end, such as acknowledgements of a client that has left."""
+        self.read_paused = True  # there is no reading left to pause
         while self._unparsed and not self._is_refused:
             self._parse_piece()
         super().connection_lost(error)
 
     def _parse(self) -> None:
-        """Until there is a message for the application: what stops the reading stops this, too."""
+        """Parse until there is a message for the application: what pauses the reading also pauses the parsing."""
         while self._unparsed and not self.read_paused and not self.transport.is_closing():
             self._parse_piece()
 
@@ -93,28 +97,30 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 str(self.frames[0], "utf-8")
             except UnicodeDecodeError:
                 self.frames = []
-                self._refuse(NOT_UTF8, "a text message is UTF-8", "protocol")
+                self._refuse(NOT_UTF8, "a text message must be UTF-8", "protocol")
                 return
         super().send_receive_event_to_app()
 
     def _refuse_handshake(self, error: Exception) -> None:
-        """Of a request that is no handshake for websockets, uvicorn does not hear: nobody would answer, or hang up."""
+        """Answer a request that websockets does not accept as a handshake. uvicorn is not told of it, and would neither
+        answer nor close.
+        """
         if self._is_refused or self.transport.is_closing():
             return
         self._is_refused = True
         REFUSED["protocol"].inc()
-        body = f"This is no WebSocket handshake: {error}\n".encode("ascii", "replace")
+        body = f"Not a valid WebSocket handshake: {error}\n".encode("ascii", "replace")
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         self.transport.close()
 
-    # What is counted.
+    # Counting frames.
 
     def handle_ping(self) -> None:
         # RFC 6455, 5.5.3: an endpoint "MAY elect to send a Pong frame for only the most recently processed Ping frame".
-        # One read may bring many; then the first finds the answers to all of them, and the others nothing.
+        # One read may bring many pings; the first call then takes the pongs for all of them, the others find none.
         self._pong = b"".join(self.conn.data_to_send()) or self._pong
         self._send_pong()
         self._count()
@@ -136,7 +142,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._count_unheard()
 
     def _count_unheard(self) -> None:
-        if self.close_sent:  # nobody takes it any more, and so nothing stops the reading
+        if self.close_sent:  # the application takes no more messages, so nothing pauses the reading
             self._count()
 
     def _count(self) -> None:
@@ -159,7 +165,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self._is_refused:
             self._is_refused = True
             REFUSED["frame" if sent is not None and sent.code == TOO_LARGE else "protocol"].inc()
-        if sent is None:  # it came before the handshake's answer, and there is no WebSocket to close
+        if sent is None:  # the handshake has not been answered, so there is no WebSocket to close
             self.transport.abort()
             return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": sent.code, "reason": sent.reason})
@@ -167,7 +173,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Say no more, and hear nothing of what still comes."""
+        """Write nothing more, and discard what still arrives."""
         self.close_sent = True
         self._unparsed.clear()
         if self.transport.is_closing():
@@ -182,7 +188,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(LINGER, self.transport.close)
 
     def shutdown(self) -> None:
-        """uvicorn stops. What is closing already, with a client that does not read, must not be sent a close."""
+        """Close because uvicorn stops. A connection that is already closing must not be sent another close frame: its
+        client may not be reading.
+        """
         if not self.transport.is_closing():
             super().shutdown()
 
@@ -190,20 +198,26 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
-        if not self.close_sent:  # as it is when this was no handshake
-            self.scope["extensions"][WRITE] = {"write": self.write}
+        if not self.close_sent:  # it is set if the request was not a valid handshake
+            self.scope["extensions"][SOCKET] = {"write": self.write, "ping": self.ping}
+        else:
+            REFUSED["protocol"].inc()
 
     def write(self, text: str) -> bool:
-        """See `rowbell.gateway.session.Write`. `send` writes text too, with more ado."""
+        """See `rowbell.gateway.session.Write`. `send` does the same with more overhead, and waits."""
         if not self._may_write():
             return False
         self.transport.write(Frame(Opcode.TEXT, text.encode()).serialize(mask=False))
         return True
 
+    def ping(self) -> None:
+        if self._may_write():
+            self.transport.write(PING)
+
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
-        self._send_pong()  # of a ping that came before the answer to the handshake
-        if self._unparsed:  # after a close the client's is still waited for
+        self._send_pong()  # for a ping that came before the handshake was answered
+        if self._unparsed:  # after a close, the client's close frame is still awaited
             self._parse()
 
     def resume_writing(self) -> None:
