@@ -1,4 +1,4 @@
-# Two commands to begin with: `make run`, `make test`. Everything they need they install first.
+# Start with `make run` and `make test`. Both first install everything they need.
 
 PYTHON := .venv/bin/python
 
@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-run: ## start everything in one process, with a PostgreSQL of its own; CLEAN=1 deletes its data first
+run: ## start everything in one process, with its own PostgreSQL; CLEAN=1 first deletes its data
 	@sh stack/install.sh --python
 	@exec .venv/bin/rowbell serve --embedded $(if $(CLEAN),--clean)
 
@@ -18,14 +18,14 @@ install: ## install what is missing: Debian packages, .venv, Kafka and Debezium
 stack: install ## start pipeline mode on this machine, and wait until it answers
 	@$(PYTHON) -m stack start
 
-stack-stop: ## stop it
+stack-stop: ## stop pipeline mode
 	@$(PYTHON) -m stack stop
 
 test: ## install everything and run all tests, on real servers
 	@sh stack/install.sh --tests
 	@$(PYTHON) -m pytest -n 2 --no-loadscope-reorder
 
-coverage: ## run all tests, and say which branches of the code they take
+coverage: ## run all tests, and report the branch coverage
 	@sh stack/install.sh --tests
 	@$(PYTHON) -m pytest -n 2 --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
@@ -35,8 +35,8 @@ lint: ## check style and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-bench: install ## measure, and say what with
+bench: install ## run the benchmarks, and report the machine
 	@$(PYTHON) -m benchmarks
 
-fuzz: install ## attack two gateways for an hour with what hostile clients send; MINUTES=5 is shorter
+fuzz: install ## attack two gateways with hostile input for an hour; MINUTES=5 makes it shorter
 	@$(PYTHON) -m tests.fuzz --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))

@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, one after the other. Each says what it measures and on which machine."""
+"""`make bench`: runs every benchmark in turn. Each says what it measures, and on which machine."""
 
 from __future__ import annotations
 

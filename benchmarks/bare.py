@@ -1,8 +1,8 @@
-"""What the gateway is compared with: the same uvicorn with an application that does next to nothing.
+"""The baseline for the gateway: the same uvicorn with a minimal application.
 
 python -m benchmarks.bare PORT            accept, and wait
 python -m benchmarks.bare PORT starlette  the same, as a WebSocketRoute of Starlette
-python -m benchmarks.bare PORT FD         accept, and send what `benchmarks.feed` brings through the pipe FD:
+python -m benchmarks.bare PORT FD         accept, and send what `benchmarks.feed` writes to the pipe FD:
                                           a list of [number of a socket, in the order of connecting; text]
 """
 
@@ -36,15 +36,16 @@ BACKLOG = 4096
 
 @dataclass(frozen=True)
 class Bare:
-    """One of them, running."""
+    """A running baseline server."""
 
     pid: int
     url: str
-    """Of its WebSockets."""
+    """URL of its WebSockets."""
 
 
 @contextmanager
 def bare(port: int, *arguments: str, pass_fds: Sequence[int] = ()) -> Iterator[Bare]:
+    """Run a baseline server. Raises RuntimeError if it does not start."""
     command = [sys.executable, "-m", "benchmarks.bare", str(port), *arguments]
     process = subprocess.Popen(command, pass_fds=pass_fds)
     try:
@@ -62,11 +63,11 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
             return
         except requests.ConnectionError:
             time.sleep(0.05)
-    raise RuntimeError("uvicorn did not start; what it said stands above")
+    raise RuntimeError("uvicorn did not start; see its output above")
 
 
 class Accept:
-    """An ASGI application: accept, and wait for the end."""
+    """An ASGI application that accepts, and waits for the end of the connection."""
 
     def __init__(self) -> None:
         self._sends: list[Send] = []
@@ -84,7 +85,7 @@ class Accept:
             pass
 
     async def send(self, file_descriptor: int) -> None:
-        """Send what the pipe brings."""
+        """Send what arrives through the pipe."""
         decode = msgspec.msgpack.Decoder(list[tuple[int, str]]).decode
         async for deliver, body in feed.bundles(file_descriptor):
             frames = decode(body)
@@ -100,7 +101,7 @@ async def _accept_in_starlette(websocket: WebSocket) -> None:
 
 
 def _config(app: Any, port: int) -> uvicorn.Config:
-    """As a gateway has it: `rowbell.gateway.server`."""
+    """Return the same configuration as a gateway's, see `rowbell.gateway.server`."""
     return uvicorn.Config(
         app,
         port=port,

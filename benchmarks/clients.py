@@ -1,4 +1,4 @@
-"""Connected users, in a process of their own: see `benchmarks.counting_client`."""
+"""Connected users, in a separate process: see `benchmarks.counting_client`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any
 from benchmarks import machine
 
 ADDRESSES = 8
-"""Of this machine, from which users connect in turn."""
+"""Local addresses that users connect from, in turn."""
 
 
 class Clients:
-    """`with Clients() as clients:` starts the process, and ends it. RuntimeError says what a server did to them."""
+    """Controls the client process: `with Clients() as clients:` starts and ends it.
+
+    Methods raise RuntimeError with what a server did wrong.
+    """
 
     def __enter__(self) -> Clients:
         command = [sys.executable, "-m", "benchmarks.counting_client"]
@@ -31,13 +34,14 @@ class Clients:
 
     @property
     def pid(self) -> int:
+        """Process id of the clients."""
         return self._process.pid
 
     def come(self, places: Sequence[tuple[str, str | None]], at_once: int = 50, badge: bool = False) -> float:
-        """Connect to each URL, with a token CONNECT and subscribe too, so many at a time; seconds until the last one
-        was ready: its receipt came, or without a token the answer to its handshake.
+        """Connect to each URL, and with a token also send CONNECT and subscribe; `at_once` connections at a time.
 
-        With `badge` each subscribes to the number of its unread rows, too.
+        Return the seconds until the last one was ready: its receipt had arrived or, without a token, the answer to its
+        handshake. With `badge` each also subscribes to the number of its unread rows.
         """
         seconds: float = self._ask(
             "come", places=places, at_once=at_once, addresses=ADDRESSES, subscriptions=2 if badge else 1
@@ -45,19 +49,23 @@ class Clients:
         return seconds
 
     def warm_up(self, pid: int, places: Sequence[tuple[str, str | None]]) -> int:
-        """Come and leave; the bytes of memory of the server with this process id, when it is at rest afterwards."""
+        """Connect and disconnect. Return the bytes of memory of the server with this process id, once it is idle
+        again.
+        """
         self.come(places)
         self.leave()
         return machine.settled_pss(pid)
 
     def expect(self, frames: int) -> None:
-        """Count anew; `counted` waits for so many."""
+        """Restart counting; `counted` waits for this many frames."""
         self._ask("expect", frames=frames)
 
     def counted(self) -> dict[str, Any]:
-        """When the last message has come: `first` and `last` (when they came), `frames`, `distinct` (ids), `replayed`,
-        `numbers` (of unread rows, beside the frames), `bytes`; and `cpu`, the seconds of processor time that the
-        clients themselves took since `expect`.
+        """Wait for the last message, and return the counts.
+
+        These are `first` and `last` (when they arrived), `frames`, `distinct` (ids), `replayed`, `numbers` (of unread
+        rows, not included in the frames), `bytes`, and `cpu`, the seconds of processor time of the clients since
+        `expect`.
         """
         return self._ask("counted")
 

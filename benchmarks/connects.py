@@ -1,10 +1,11 @@
-"""What it takes to let somebody in: `python -m benchmarks.connects [--sessions N]`.
+"""The cost of accepting a session: `python -m benchmarks.connects [--sessions N]`.
 
-A WebSocket's handshake, CONNECT with a token (HS256), CONNECTED, SUBSCRIBE to /user/queue/notifications, and its
-receipt, which the gateway gives when it has looked for unread rows. Fifty clients do so at a time, another user each,
-and stay. Beside it uvicorn's handshake alone, with an application that accepts and waits, and through Starlette.
+A session is a WebSocket handshake, CONNECT with a token (HS256), CONNECTED, SUBSCRIBE to /user/queue/notifications, and
+its receipt, which the gateway sends once it has looked for unread rows. Fifty clients, each another user, do so at a
+time, and stay. For comparison, the handshake alone is measured with uvicorn and an application that accepts and waits,
+without and with Starlette.
 
-The rate is that of one processor: sessions divided by the seconds of processor time that the process took.
+The rate is that of one processor: sessions divided by the seconds of processor time that the process used.
 """
 
 from __future__ import annotations
@@ -23,20 +24,23 @@ from benchmarks.clients import Clients
 
 SESSIONS = 5000
 WARM_UP = 500
-"""Sessions that come before anything is measured, and go."""
+"""Sessions that connect and disconnect before the measurement."""
 
 
 @dataclass
 class Run:
+    """The measurement of one server; `seconds` by the clock, `cpu` of the server's processor time."""
+
     name: str
     sessions: int
     seconds: float
     cpu: float
     clients: float
-    """Seconds of processor time that the clients took."""
+    """Seconds of processor time that the clients used."""
 
 
 def measure(name: str, pid: int, places: Sequence[tuple[str, str | None]]) -> Run:
+    """Measure the server with this process id, with a session for each (URL, token or None)."""
     with Clients() as clients:
         clients.warm_up(pid, places[:WARM_UP])
         before, theirs = machine.cpu_seconds(pid), machine.cpu_seconds(clients.pid)
@@ -48,7 +52,7 @@ def measure(name: str, pid: int, places: Sequence[tuple[str, str | None]]) -> Ru
 def show(runs: list[Run]) -> None:
     alone = runs[1]
     table = Table(title=f"Connecting, {alone.sessions:,} sessions\n{machine.describe()}")
-    for column in ("", "a session", "a second of one processor", "by the clock", "ratio", "clients"):
+    for column in ("", "per session", "per processor second", "by the clock", "ratio", "clients"):
         table.add_column(column, justify="right" if column else "left")
     for run in runs:
         table.add_row(
@@ -64,7 +68,7 @@ def show(runs: list[Run]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sessions", type=int, default=SESSIONS, help="how many (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=SESSIONS, help="number of sessions (default: %(default)s)")
     args = parser.parse_args(arguments)
     runs = []
     with targets.postgres_only(1, targets.UNLIMITED) as target:

@@ -1,15 +1,17 @@
-"""What a message costs a gateway, from the bus's bundle to the socket: `python -m benchmarks.cost [--messages N]`.
+"""The cost of a message for a gateway, from the bus's bundle to the socket: `python -m benchmarks.cost [--messages N]`.
 
-Two hundred connected users; each message is for one of them. Bundles come through a pipe (`benchmarks.feed`), each in a
-turn of the event loop of its own: of one message, or of ten, for ten users or all for the same one. The figure is
-processor time of the gateway's whole process, minus that of as many bundles that were read, decoded and thrown away.
+Two hundred users are connected; each message is for one of them. Bundles arrive through a pipe (`benchmarks.feed`),
+each in its own turn of the event loop: of one message, or of ten, for ten users or all for the same one. The figure is
+the processor time of the gateway's whole process, minus that for the same number of bundles that are read, decoded and
+discarded.
 
-On a *busy* server the next bundle is there before the last one is done; an *idle* one sleeps until a message comes, two
-thousand times a second, and so do the clients, whom the kernel must wake: that is a part of what sending takes.
+On a *busy* server the next bundle is available before the last one is processed; an *idle* one sleeps until a message
+arrives, two thousand times a second, and so do the clients, which the kernel must wake: that is part of the cost of
+sending.
 
-*Sent* are rows that were read already, so that no delivery is recorded; *sent and recorded* new ones. Beside them
-stands uvicorn alone, in the same minutes and by the same pipe, which sends the same bytes and knows nothing else.
-Rounds alternate between all of these; the figures are medians.
+*Sent* rows have been read already, so no delivery is recorded; *sent and recorded* rows are new. For comparison,
+uvicorn alone sends the same bytes, in the same minutes and from the same kind of pipe, and does nothing else. Rounds
+alternate between all of these; the figures are medians.
 """
 
 from __future__ import annotations
@@ -38,24 +40,26 @@ from rowbell.stomp import server as stomp
 
 USERS = 200
 AFTERWARDS = 0.7
-"""Seconds after the last bundle that count, too: deliveries are written in batches."""
+"""Seconds after the last bundle that also count: deliveries are written in batches."""
 A_TRANSACTION = 1.0
-"""Seconds that one transaction's id is given to changes. It ends at once; the sweep lets the ledgers forget what it saw
-two to four seconds later, as it does with any, and would drop what came with that id afterwards."""
+"""Seconds for which the id of one transaction is given to changes. The transaction ends at once; two to four seconds
+later the sweep lets the ledgers forget what it saw, as always, and they would drop later changes with that id."""
 
 
 @dataclass(frozen=True)
 class Pattern:
+    """How messages are bundled."""
+
     name: str
     messages: int
-    """In a bundle."""
+    """Messages per bundle."""
     users: int
-    """For whom they are."""
+    """Number of users that they are for."""
     interval: float = 0.0
     """Seconds between bundles."""
 
     def bundle(self, number: int) -> list[int]:
-        """The users of its messages."""
+        """Return the users of the messages of a bundle."""
         return [(number * self.users + each % self.users) % USERS for each in range(self.messages)]
 
 
@@ -70,11 +74,11 @@ GATEWAY = {"nothing": DROP, "sent": DELIVER, "sent and recorded": DELIVER}
 ALONE = {"nothing": DROP, "sent": DELIVER}
 
 Costs = dict[tuple[str, str, str], list[float]]
-"""(server, pattern, what is done) → microseconds a message, of each round."""
+"""(server, pattern, what is done) → microseconds per message, for each round."""
 
 
 class Rows:
-    """Makes changes that no one has seen, as a busy table would."""
+    """Makes changes that nobody has seen, as a busy table would."""
 
     def __init__(self, database: psycopg.Connection) -> None:
         self._database = database
@@ -82,6 +86,7 @@ class Rows:
         self._tx, self._until = 0, 0.0
 
     def change(self, user: int, is_read: bool) -> Change:
+        """Return the change of a new row for the user, or of an updated one that is read."""
         if time.monotonic() > self._until:
             row = self._database.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
             assert row is not None
@@ -96,6 +101,7 @@ class Rows:
 
 
 def notification(id: int, user: int) -> Notification:
+    """Return a typical row for the user."""
     return Notification(
         id=id,
         recipient_id=f"cost-{user}",
@@ -115,7 +121,7 @@ def notification(id: int, user: int) -> Notification:
 
 
 class Frames:
-    """Makes the frames that a gateway makes of changes: with its own codec, and as many bytes."""
+    """Makes the frames that a gateway makes from changes: with its codec, and of the same size."""
 
     def __init__(self) -> None:
         self._ids = count(1)
@@ -129,6 +135,7 @@ class Frames:
                 self._connection.connected("cost")
 
     def frame(self, user: int) -> str:
+        """Return the MESSAGE frame of a new row for the user."""
         id = next(self._ids)
         change = Change(id, f"cost-{user}", 1, 1, 1, render(notification(id, user)))
         headers = f"event:created\nnotification-id:{id}\nversion:1\n"
@@ -137,18 +144,18 @@ class Frames:
 
 @dataclass
 class Server:
-    """One of the two: where its bundles go in, and what they are."""
+    """A server under test, and its bundles."""
 
     name: str
     pid: int
     feed: Feed
     clients: Clients
     bundle: Callable[[list[int], str], bytes]
-    """The users of its messages, and what is done → the bundle."""
+    """(users of the messages, what is done) → the bundle."""
     done: dict[str, bytes]
 
     def measure(self, pattern: Pattern, what: str, messages: int) -> float:
-        """Microseconds a message."""
+        """Return microseconds per message."""
         bundles = messages // pattern.messages
         bodies: Iterable[bytes] = (self.bundle(pattern.bundle(number), what) for number in range(bundles))
         if not pattern.interval:
@@ -162,6 +169,7 @@ class Server:
 
 
 def compare(servers: list[Server], rounds: int, messages: int) -> Costs:
+    """Measure every pattern on every server, in alternating rounds."""
     costs: Costs = defaultdict(list)
     for _ in range(rounds):
         for pattern in PATTERNS:
@@ -173,7 +181,7 @@ def compare(servers: list[Server], rounds: int, messages: int) -> Costs:
 
 def show(costs: Costs) -> None:
     cost = {key: statistics.median(values) for key, values in costs.items()}
-    table = Table(title=f"Processor time a message, from the bundle to the socket\n{machine.describe()}")
+    table = Table(title=f"Processor time per message, from the bundle to the socket\n{machine.describe()}")
     for column in ("messages in a bundle", "", "bundle", "sent", "ratio", "sent and recorded"):
         table.add_column(column, justify="right" if column not in ("messages in a bundle", "") else "left")
     for pattern in PATTERNS:
@@ -196,8 +204,8 @@ def show(costs: Costs) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=10_000, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of measurements (default: %(default)s)")
+    parser.add_argument("--messages", type=int, default=10_000, help="messages per measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of measurements (default: %(default)s)")
     args = parser.parse_args(arguments)
     changes, frames = Feed(), Feed()
     with (

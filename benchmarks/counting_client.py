@@ -1,6 +1,6 @@
-"""Many connected users in one process, at as little cost as Python has: it counts frames and knows which came.
+"""Many connected users in one process, as cheaply as Python allows: it counts frames and collects their ids.
 
-Run by `benchmarks.clients`: a command a line, as JSON, on standard input, and a line of its own for the answer to each.
+`benchmarks.clients` runs it: each line on standard input is a command, as JSON, and is answered with a line.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ DESTINATIONS = ("/user/queue/notifications", "/user/queue/unread")
 ID = b"\nnotification-id:"
 
 LINE = 1 << 26
-"""Bytes of a command at most: it may have the tokens of thousands."""
+"""Maximum bytes of a command, which may contain the tokens of thousands."""
 
 
 def masked(text: str) -> bytes:
-    """A client's WebSocket message, masked with zeros."""
+    """Encode a client's WebSocket message, masked with zeros."""
     data = text.encode()
     length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
     return b"\x81" + length + bytes(4) + data
 
 
 class Count:
-    """What all users together have got."""
+    """What all users together have received."""
 
     def __init__(self, expected: int = 0) -> None:
         self.expected = expected
@@ -52,6 +52,7 @@ class Count:
             self.whole.set()
 
     def take(self, frame: bytes) -> None:
+        """Count a MESSAGE frame."""
         begin = frame.find(ID) + len(ID)
         if begin < len(ID):
             self.numbers += 1  # of unread rows
@@ -67,10 +68,12 @@ class Count:
             self.whole.set()
 
     def fail(self, trouble: str) -> None:
+        """End the count with an error."""
         self.trouble = self.trouble or trouble
         self.whole.set()
 
     async def result(self) -> dict[str, Any]:
+        """Wait for the expected frames, and return the counts or {"error": ...}."""
         await self.whole.wait()
         if self.trouble is not None:
             return {"error": self.trouble}
@@ -87,7 +90,7 @@ class Count:
 
 
 class User(asyncio.Protocol):
-    """One WebSocket, which understands what servers send without extensions: RFC 6455, section 5.2."""
+    """One WebSocket, which parses what servers send without extensions: RFC 6455, section 5.2."""
 
     def __init__(self, crowd: Crowd, handshake: bytes, token: str | None, subscriptions: int) -> None:
         self._crowd = crowd
@@ -157,7 +160,7 @@ SUBSCRIPTIONS = [masked(SUBSCRIBE.format(id=id, destination=each)) for id, each 
 
 
 class Crowd:
-    """Its public methods are the commands."""
+    """All users. Its public methods are the commands."""
 
     def __init__(self) -> None:
         self.count = Count()
@@ -166,9 +169,9 @@ class Crowd:
     async def come(
         self, places: list[tuple[str, str | None]], at_once: int, addresses: int, subscriptions: int
     ) -> dict[str, Any]:
-        """Connect to each URL, with its token if it has one, so many at a time; done when the last one is ready.
+        """Connect to each URL, with its token if it has one, `at_once` at a time; return when the last one is ready.
 
-        From several addresses of this machine, as one has no more than some 28,000 ports.
+        Several local addresses are used, since each has no more than some 28,000 ports.
         """
         began, queue = time.time(), iter(enumerate(places))
         async with asyncio.TaskGroup() as tasks:
@@ -190,22 +193,23 @@ class Crowd:
             await user.ready
 
     async def expect(self, frames: int) -> dict[str, Any]:
-        """Count anew, up to so many."""
+        """Restart counting, up to this many frames."""
         self.count = Count(frames)
         return {}
 
     async def counted(self) -> dict[str, Any]:
-        """When all that was expected has come."""
+        """Wait for the expected frames, and return the counts."""
         return await self.count.result()
 
     async def leave(self) -> dict[str, Any]:
-        """Close all connections; or, if the server is about to do so, do not mind."""
+        """Close all connections; if the server closes them first, that is no error."""
         users, self._users = self._users, set()
         for user in users:
             user.transport.abort()
         return {"left": len(users)}
 
     def lost(self, user: User, why: str) -> None:
+        """Report a connection that the server refused or closed."""
         if user in self._users:
             self._users.remove(user)
             self.count.fail(why)

@@ -1,17 +1,19 @@
 """Many rows for many connected users: `python -m benchmarks.drain [--mode MODE] [--rows N] [--users N]`.
 
-`ack:auto`, so each frame's delivery is recorded. Frames are counted on the wire by one client process for all users
-(`benchmarks.counting_client`). Processor time is what each process used until the last delivery was recorded.
+Subscriptions use `ack:auto`, so each frame's delivery is recorded. Frames are counted on the wire by one client process
+for all users (`benchmarks.counting_client`). Processor time is what each process used until the last delivery was
+recorded.
 
-*postgres-only*: one transaction of all rows. The time is from the moment the commit is confirmed to the last frame,
-and, apart, to the last recorded delivery.
+*postgres-only*: one transaction of all rows. The time is from the confirmation of the commit to the last frame and,
+separately, to the last recorded delivery.
 
-*pipeline*: twice. First what dispatcher, RabbitMQ and gateways can do together: the dispatcher is halted (SIGSTOP), all
-records are written into its topic, and it goes on; the time is from the first frame to the last. The records are those
-of a row that Debezium wrote, with other ids and recipients, and of a transaction that stays open meanwhile: no gateway
-can find them in the table, so every frame has come all the way through Kafka and RabbitMQ. Then, as in the other modes,
-one transaction of all rows, through Debezium: whatever does not come within seconds is read from the table instead, by
-sweeps (*rescued*) and in pages, so it says how fast people get their rows, and not how fast the pipeline is.
+*pipeline*: twice. First the throughput of dispatcher, RabbitMQ and gateways together: the dispatcher is halted
+(SIGSTOP), all records are written to its topic, and it is resumed; the time is from the first frame to the last. The
+records are copies of one that Debezium wrote, with other ids and recipients, and with the id of a transaction that
+stays open meanwhile: no gateway can find them in the table, so every frame has passed through Kafka and RabbitMQ. Then,
+as in the other modes, one transaction of all rows, through Debezium: whatever does not arrive within seconds is read
+from the table instead, by sweeps (*rescued*) and in pages, so this shows how fast users get their rows, and not how
+fast the pipeline is.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from benchmarks.records import Topic
 from benchmarks.targets import Target
 
 PATIENCE = 120.0
-"""Seconds that the deliveries may take."""
+"""Seconds within which all deliveries must be recorded."""
 
 INSERT = """
     INSERT INTO notification (recipient_id, title, data)
@@ -49,26 +51,29 @@ MODES = ("postgres-only", "pipeline")
 
 @dataclass
 class Result:
+    """The result of one run; times in epoch seconds."""
+
     title: str
     rows: int
     begun: float
-    """When the commit was confirmed; or when the first frame came, where what comes before is not measured."""
+    """When the commit was confirmed; or when the first frame arrived, if what precedes it is not measured."""
     counted: dict[str, Any]
     """See `Clients.counted`."""
     recorded: float
     """When the last delivery was in the table."""
     rescued: int
-    """Frames that came by a sweep."""
+    """Frames sent by a sweep."""
     cpu: dict[str, float]
     """Name → seconds of processor time."""
 
     @property
     def is_whole(self) -> bool:
+        """Whether every row arrived exactly once."""
         return self.counted["frames"] == self.counted["distinct"] == self.rows
 
 
 def commit(target: Target, rows: int, users: int) -> Result:
-    """One transaction of all rows."""
+    """Measure one transaction of all rows."""
     prefix = "drain-"
     with _connected(target, prefix, rows, users) as (clients, database):
         rescued = target.counter(*RESCUED)
@@ -81,7 +86,7 @@ def commit(target: Target, rows: int, users: int) -> Result:
 
 
 def catch_up(target: Target, rows: int, users: int) -> Result:
-    """Records that wait in the topic of a dispatcher."""
+    """Measure how a dispatcher catches up with records that wait in its topic."""
     prefix = "caught-up-"
     assert target.stack is not None
     with _connected(target, prefix, rows, users) as (clients, database), Topic(target.stack.settings_env) as topic:
@@ -103,7 +108,7 @@ def catch_up(target: Target, rows: int, users: int) -> Result:
 def _connected(
     target: Target, prefix: str, rows: int, users: int
 ) -> Iterator[tuple[Clients, psycopg.Connection[tuple[Any, ...]]]]:
-    """The users, who wait for so many rows; and the database."""
+    """Connect the users, who expect this many rows, and the database."""
     with Clients() as clients, psycopg.connect(target.database_url, autocommit=True) as database:
         clients.come([(target.urls[n % len(target.urls)], target.token(f"{prefix}{n}")) for n in range(users)], 1)
         clients.expect(rows)
@@ -123,7 +128,7 @@ def _result(
 ) -> Result:
     counted = clients.counted()
     recorded = _wait_until_recorded(database, prefix, rows)
-    # While the connection is open: a process that ends between two looks at /proc would be in neither.
+    # Read it while the connection is open: a process that ends between two reads of /proc would be missing in both.
     used = {name: seconds - before[name] for name, seconds in target.cpu().items() if name != "this benchmark"}
     rescued = target.counter(*RESCUED) - rescued
     return Result(title, rows, begun or counted["first"], counted, recorded, int(rescued), used)
@@ -156,7 +161,7 @@ def show(results: list[Result]) -> None:
         table.add_row("frames, distinct", f"{counted['frames']}, {counted['distinct']}")
         table.add_row("live, rescued, paged", f"{live / result.rows:.1%}, {result.rescued}, {counted['replayed']}")
         for name, used in {**result.cpu, "client": counted["cpu"]}.items():
-            table.add_row(f"processor a message: {name}", f"{used / result.rows * 1e6:.1f} µs")
+            table.add_row(f"processor time per message: {name}", f"{used / result.rows * 1e6:.1f} µs")
         Console(width=110).print(table)
 
 
@@ -166,11 +171,17 @@ def _seconds(*values: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", choices=MODES, help="which one (default: each in turn)")
-    parser.add_argument("--rows", type=int, default=100_000, help="how many (default: %(default)s)")
-    parser.add_argument("--users", type=int, default=200, help="connected once each (default: %(default)s)")
+    parser.add_argument("--mode", choices=MODES, help="the mode to measure (default: each in turn)")
+    parser.add_argument("--rows", type=int, default=100_000, help="number of rows (default: %(default)s)")
     parser.add_argument(
-        "--gateways", type=int, nargs="+", default=[1, 2], help="processes to try, without a pipeline (default: 1 2)"
+        "--users", type=int, default=200, help="number of users, each connected once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--gateways",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        help="numbers of gateways to try in postgres-only mode (default: 1 2)",
     )
     args = parser.parse_args(arguments)
     results = []

@@ -1,7 +1,7 @@
 """A gateway whose bus is a pipe: `python -m benchmarks.fed_gateway FD`, with the settings of any gateway.
 
-All of it is real but the bus: sockets, sessions, ledgers, sweeps and the table. Bundles come from the pipe as they come
-from RabbitMQ.
+Everything but the bus is real: sockets, sessions, ledgers, sweeps and the table. Bundles in the pipe are encoded as in
+RabbitMQ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rowbell.presence.memory import MemoryPresence
 
 
 class PipeBus:
-    """The bus as a gateway sees it: what comes out of the pipe."""
+    """The bus as a gateway sees it: what arrives through the pipe."""
 
     gateway = "fed"
 
@@ -35,7 +35,7 @@ class PipeBus:
         self._file_descriptor = file_descriptor
 
     async def publish(self, bundles: Sequence[Bundle]) -> set[str]:
-        raise NotImplementedError("who measures writes into the pipe")
+        raise NotImplementedError("the benchmark writes to the pipe")
 
     @asynccontextmanager
     async def receive(self) -> AsyncIterator[PipeBus]:

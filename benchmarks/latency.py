@@ -1,8 +1,9 @@
-"""Commit → client: `python -m benchmarks.latency [--mode embedded|pipeline]`.
+"""Latency from commit to client: `python -m benchmarks.latency [--mode embedded|pipeline]`.
 
-Fifty users, each connected once, in turn at each gateway; single-row transactions at a steady rate, to one user after
-the other. A row's time begins when the commit was confirmed to the writer, and, for the stricter figure, when its
-INSERT was sent; it ends when the frame has been received and parsed. Writer and clients share one process.
+Fifty users are connected once each, evenly distributed over the gateways; single-row transactions are committed at a
+steady rate, to one user after the other. A row's time starts when the commit is confirmed to the writer and, for the
+stricter figure, when its INSERT is sent; it ends when the frame has been received and parsed. Writer and clients share
+one process.
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ from rowbell.stomp.client import Client, Connected, Message, Receipt
 
 USERS = 50
 WRITERS = 8
-"""Connections that write: one alone waits for the disk at each commit."""
+"""Connections that write: a single one would wait for the disk at each commit."""
 MODES = {"embedded": (targets.embedded, [20, 500, 2000]), "pipeline": (targets.pipeline, [20, 500])}
-"""Mode → (what starts it, rows a second)."""
+"""Mode → (what starts it, rates in rows per second)."""
 WARM_UP = {"embedded": 3.0, "pipeline": 20.0}
-"""Seconds at the full rate before anything counts: JVMs compile meanwhile."""
+"""Seconds at the full rate before the measurement, in which JVMs compile."""
 SETTLE = 10.0
-"""Seconds that the last rows have to arrive."""
+"""Seconds in which the last rows must arrive."""
 
 
 @dataclass
 class Run:
+    """A measurement at one rate: id of a row → epoch seconds of each of its events."""
+
     rate: int
     sent: dict[int, float] = field(default_factory=dict)
     committed: dict[int, float] = field(default_factory=dict)
@@ -49,15 +52,16 @@ class Run:
     """program → share of one core."""
 
     whole: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set whenever nothing is missing."""
+    """Set whenever no row is missing."""
 
     def receive(self, id: int) -> None:
+        """Record that the client has received a row."""
         self.received[id] = time.time()
         if len(self.received) >= len(self.sent):
             self.whole.set()
 
     async def settle(self) -> None:
-        """Until everything has been received, or is late beyond hope."""
+        """Wait until everything has been received, or for SETTLE seconds."""
         self.whole.clear()
         if self.missing():
             with suppress(TimeoutError):
@@ -65,15 +69,17 @@ class Run:
                     await self.whole.wait()
 
     def milliseconds(self, begin: dict[int, float]) -> list[float]:
+        """Return the times from `begin` to the receipt of the counted rows, sorted."""
         counted = (id for id, at in self.sent.items() if at >= self.counted_from)
         return sorted((self.received[id] - begin[id]) * 1000 for id in counted if id in self.received)
 
     def missing(self) -> int:
+        """Return the number of rows that have not been received."""
         return len(self.sent.keys() - self.received.keys())
 
 
 async def client(url: str, token: str, run: Run, subscribed: asyncio.Event) -> None:
-    """One connected user: notes when each notification came."""
+    """Connect as a user, and record when each notification arrived."""
     stomp = Client(beat=(0, 0))
     async with connect(url, subprotocols=["v12.stomp"], compression=None, max_queue=None) as socket:  # type: ignore[list-item]
         await socket.send(stomp.connect({"Authorization": f"Bearer {token}"}))
@@ -93,7 +99,7 @@ Connection = psycopg.AsyncConnection[tuple[int]]
 
 
 async def write(connections: list[Connection], users: list[str], run: Run, seconds: float) -> None:
-    """Commit rows at the steady rate, from several connections in turn."""
+    """Commit rows at a steady rate, from the connections in turn."""
     begun = time.time()
 
     async def write_every(connection: Connection, first: int) -> None:
@@ -113,6 +119,7 @@ async def write(connections: list[Connection], users: list[str], run: Run, secon
 
 
 async def measure(target: Target, rate: int, seconds: float) -> Run:
+    """Measure at `rate` rows per second, after a warm-up. Raises an ExceptionGroup if a connection is lost."""
     run = Run(rate)
     users = [f"bench-{rate}-{n}" for n in range(USERS)]
     async with asyncio.TaskGroup() as tasks:  # a client that ends ends the measurement
@@ -148,7 +155,7 @@ STAGES = {
 
 
 def _means(target: Target) -> dict[str, tuple[float, float]]:
-    """stage → (sum of seconds, count) over its processes."""
+    """Return stage → (sum of seconds, count) over its processes."""
     return {stage: target.histogram(metric) for stage, metric in STAGES.items()}
 
 
@@ -160,6 +167,7 @@ def _stages(before: dict[str, tuple[float, float]], after: dict[str, tuple[float
 
 
 def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """Return the 50th, 95th and 99th percentile."""
     cuts = statistics.quantiles(values, n=100, method="inclusive")
     return cuts[49], cuts[94], cuts[98]
 
@@ -194,7 +202,7 @@ def show(console: Console, mode: str, runs: list[Run]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", choices=MODES, help="which one (default: each in turn)")
+    parser.add_argument("--mode", choices=MODES, help="the mode to measure (default: each in turn)")
     parser.add_argument("--rates", type=int, nargs="+", help="rows per second (default: 20 500, embedded also 2000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each rate is measured (default: 30)")
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The machine that is measured on, and what one process takes of it."""
+"""The machine that runs the benchmark, and what a process uses of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def describe() -> str:
-    """One line to print beside figures: they are of this machine, in this minute."""
+    """Return one line to print with the figures, which are those of this machine at this moment."""
     cpu = next(
         (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -22,21 +22,22 @@ def describe() -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of one process, user and system, in nanoseconds' steps; /proc/PID/stat has hundredths of a second.
+    """Return the processor time of a process, user and system, in seconds, to the nanosecond; /proc/PID/stat has only
+    hundredths.
 
-    The clock's number is what clock_getcpuclockid(3) gives, of which Python has only that for threads.
+    The clock id is that of clock_getcpuclockid(3), which Python lacks; it has only the one for threads.
     """
     return time.clock_gettime(~pid << 3 | 2)
 
 
 def pss(pid: int) -> int:
-    """Bytes of memory, of shared pages the process's share: proc(5), smaps_rollup."""
+    """Return bytes of memory, with the process's proportional share of shared pages: proc(5), smaps_rollup."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) * 1024
 
 
 def settled_pss(pid: int, pause: float = 1.0, patience: float = 30.0) -> int:
-    """The same, once it changes no more: what was used for a moment is given back, if it ever is."""
+    """Return the same once it is stable: temporary memory has been returned by then, if it ever is."""
     deadline = time.monotonic() + patience
     last = pss(pid)
     while time.monotonic() < deadline:

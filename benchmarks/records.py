@@ -1,4 +1,4 @@
-"""Records of Debezium's topic, written without Debezium: for a dispatcher that is to have much to do at once."""
+"""Writes records to Debezium's topic without Debezium, to give a dispatcher much to do at once."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ import psycopg
 from confluent_kafka import Consumer, Message, Producer
 
 FIRST_ID = 10**12
-"""Of rows that are in no table: far above those that are."""
+"""First id of the rows, which are in no table: far above those that are."""
 RECIPIENT = "a-recipient-that-nobody-is"
 PATIENCE = 30.0
-"""Seconds that Debezium has to write a record."""
+"""Seconds in which Debezium must write a record."""
 
 Record = tuple[bytes, bytes]
-"""A key and a value."""
+"""Key and value."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A record that Debezium wrote, in pieces: what differs from record to record is left out."""
+    """A record that Debezium wrote, as a template: placeholders stand for what differs between records."""
 
     key: bytes
     value: bytes
 
     def record(self, number: int, recipient: str, tx: int) -> Record:
-        """That of a new row for this recipient, by this transaction."""
+        """Return the record of a new row for this recipient, inserted by this transaction."""
         name = recipient.encode()
         value = self.value.replace(b"%id%", b"%d" % (FIRST_ID + number))
         return self.key.replace(b"%recipient%", name), value.replace(b"%recipient%", name).replace(b"%tx%", b"%d" % tx)
 
 
 class Topic:
-    """The topic of these settings."""
+    """The topic that these settings name."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         self._servers = settings["ROWBELL_KAFKA_BOOTSTRAP_SERVERS"]
@@ -55,7 +55,7 @@ class Topic:
         self._producer.flush(PATIENCE)
 
     def pattern(self, database: psycopg.Connection[tuple[Any, ...]]) -> Pattern:
-        """Insert a row for nobody, and take apart what Debezium writes of it."""
+        """Insert a row for nobody, and make a template of the record that Debezium writes for it."""
         insert = "INSERT INTO notification (recipient_id, title, data) VALUES (%s, 'Notification', %s)"
         database.execute(insert, [RECIPIENT, '{"postId": "p-100"}'])
         message = self._find(RECIPIENT.encode())
@@ -67,7 +67,9 @@ class Topic:
         return Pattern((message.key() or b"").replace(RECIPIENT.encode(), b"%recipient%"), text)
 
     def write(self, records: Iterable[Record]) -> None:
-        """Write these, to the partitions that their keys say, and wait until they are there."""
+        """Write records to the partitions that their keys determine, and wait until they are stored. Raises
+        RuntimeError.
+        """
         for number, (key, value) in enumerate(records):
             self._producer.produce(self._name, value, key)
             if number % 1000 == 0:

@@ -1,11 +1,11 @@
-"""Everybody comes back at once: `python -m benchmarks.storm [--sessions N]`.
+"""All users reconnect at once: `python -m benchmarks.storm [--sessions N]`.
 
-Five thousand users are connected, each subscribed to their notifications and to the number of unread ones; every
-second one has three unread rows. The gateway is killed (SIGKILL). While it is away the others get a row each; then
-another gateway starts, and when it is ready all of them connect at the same moment, without any limit on how fast
-they may come. Meanwhile five hundred more rows are committed. Counted are the frames, each of which must come exactly
-once, the time until the last subscription is live, and every statement that the gateway sends to PostgreSQL from its
-start until then (`log_statement` of its login).
+Five thousand users are connected, each subscribed to their notifications and to the number of unread ones; every second
+one has three unread rows. The gateway is killed (SIGKILL). While it is away, each of the others gets a row; then
+another gateway starts, and when it is ready all users connect at the same moment, without any limit on the rate.
+Meanwhile five hundred more rows are committed. The benchmark counts the frames, each of which must arrive exactly once,
+the time until the last subscription is live, and every statement that the gateway sends to PostgreSQL between its start
+and that time (`log_statement` of its login).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from benchmarks.targets import Beside
 
 SESSIONS = 5000
 UNREAD = 3
-"""Rows of every second user."""
+"""Unread rows of every second user."""
 MEANWHILE = 500
-"""Rows that are committed, one by one, while everybody connects."""
+"""Rows committed, one by one, while the users connect."""
 
 INSERT = "INSERT INTO notification (recipient_id, title) SELECT 'storm-' || n, 'Hello' FROM unnest(%s::int[]) AS n"
 
 KINDS = {
     "begin, commit and settings": r"(BEGIN|COMMIT|ROLLBACK|SET|SHOW)\b",
-    "is the connection alive?": r";",
+    "checks of connections": r";",
     "snapshots (of passes and sweeps)": r"SELECT pg_current_snapshot",
     "passes: ids of unread rows": r"SELECT recipient_id, string_agg\(.* FROM unread_notification",
     "bodies of rows": r"SELECT id, recipient_id, version, type, title",
@@ -51,21 +51,23 @@ KINDS = {
     "deliveries": r"INSERT INTO notification_delivery",
     "reading the log": r"(CREATE_REPLICATION_SLOT|START_REPLICATION|IDENTIFY_SYSTEM)",
 }
-"""Kind → how such a statement begins."""
+"""Kind → pattern of the beginning of such a statement."""
 
 STATEMENT = re.compile(r"LOG:  (?:statement|execute [^:]*|received replication command): (.*?)(?=\n\S|\Z)", re.DOTALL)
-"""In PostgreSQL's log. The lines of a statement after its first begin with a tab."""
+"""A statement in PostgreSQL's log. Its lines after the first begin with a tab."""
 
 
 @dataclass
 class Storm:
+    """The result of the benchmark."""
+
     sessions: int
     start: float
     """Seconds until the gateway was ready."""
     live: float
     """Seconds from then until the last subscription was live."""
     cpu: float
-    """Processor seconds of the gateway, its start included."""
+    """Processor seconds of the gateway, including its start."""
     rows: int
     frames: int
     distinct: int
@@ -73,6 +75,7 @@ class Storm:
 
 
 def measure(place: Beside, sessions: int) -> Storm:
+    """Kill a gateway with this many sessions, and have all users connect to the next one."""
     everybody = range(sessions)
     with Clients() as clients, psycopg.connect(place.database_url, autocommit=True) as database:
         places = [(f"ws://127.0.0.1:{place.env['ROWBELL_PORT']}/ws", place.token(f"storm-{n}")) for n in everybody]
@@ -117,7 +120,7 @@ def _insert_one_by_one(place: Beside, sessions: int) -> None:
 
 
 class _Statements:
-    """What the gateway's login sends from now on, by kind."""
+    """The statements that the gateway's login sends from now on, by kind."""
 
     def __init__(self, place: Beside) -> None:
         self._log = place.log
@@ -141,23 +144,23 @@ def _kind(sql: str) -> str:
 
 def show(storm: Storm) -> None:
     table = Table(
-        title=f"{storm.sessions:,} users come back at once\n{machine.describe()}",
+        title=f"{storm.sessions:,} users reconnect at once\n{machine.describe()}",
         show_header=False,
     )
     table.add_row("the gateway starts in", f"{storm.start:.1f} s")
     table.add_row("all subscriptions are live after", f"{storm.live:.1f} s")
-    table.add_row("processor time of the gateway, its start included", f"{storm.cpu:.1f} s")
+    table.add_row("processor time of the gateway, including its start", f"{storm.cpu:.1f} s")
     table.add_row("unread rows, frames, distinct", f"{storm.rows}, {storm.frames}, {storm.distinct}", end_section=True)
     for kind, number in storm.statements.most_common():
         table.add_row(f"statements: {kind}", str(number))
     table.add_section()
-    table.add_row("statements, all", str(storm.statements.total()))
+    table.add_row("statements, total", str(storm.statements.total()))
     Console(width=110).print(table)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sessions", type=int, default=SESSIONS, help="how many (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=SESSIONS, help="number of users (default: %(default)s)")
     args = parser.parse_args(arguments)
     with targets.beside(targets.UNLIMITED) as place:
         storm = measure(place, args.sessions)

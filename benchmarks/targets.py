@@ -1,4 +1,4 @@
-"""What is measured: Rowbell in each of its modes, as real processes on servers of their own, on free ports."""
+"""The systems under test: Rowbell in each of its modes, as real processes with their own servers, on free ports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNLIMITED = {
     "ROWBELL_MAX_CONNECT_RATE_PER_ADDRESS": "0",
     "ROWBELL_MAX_SESSIONS_PER_USER": "0",
 }
-"""Settings of a gateway that takes everybody who comes."""
+"""Settings of a gateway without limits on connections."""
 
 IN_GATEWAY = "rowbell_commit_to_socket_seconds"
 IN_DISPATCHER = "rowbell_commit_to_dispatch_seconds"
@@ -40,29 +40,30 @@ IN_DISPATCHER = "rowbell_commit_to_dispatch_seconds"
 
 @dataclass
 class Target:
-    """One running Rowbell."""
+    """A running Rowbell."""
 
     name: str
     urls: Sequence[str]
-    """Of the gateways' WebSockets."""
+    """URLs of the gateways' WebSockets."""
     database_url: str
-    """Of whoever owns the tables."""
+    """URL with the login of the tables' owner."""
     secret: str
-    """That signs tokens."""
+    """The key that signs tokens."""
     processes: Mapping[str, int] = field(default_factory=dict)
-    """Name → pid of a process that is counted alone."""
+    """Name → pid of a process that is counted without its children."""
     trees: Mapping[str, int] = field(default_factory=dict)
-    """Name → pid of a process that is counted with all that it started."""
+    """Name → pid of a process that is counted with all its descendants."""
     metrics: Sequence[str] = ()
-    """URLs of every process's metrics."""
+    """URLs of the metrics of every process."""
     stack: Stack | None = None
-    """Of the pipeline."""
+    """The stack, in pipeline mode."""
 
     def token(self, user: str) -> str:
+        """Return a token for the user that is valid for an hour."""
         return Tokens(self.secret).issue(user, 3600)
 
     def cpu(self) -> dict[str, float]:
-        """Name → processor seconds so far; those of this benchmark too."""
+        """Return name → processor seconds so far, including those of this benchmark."""
         used, children = _processes()
 
         def tree(pid: int) -> float:
@@ -75,7 +76,7 @@ class Target:
         }
 
     def counter(self, metric: str, labels: Mapping[str, str]) -> float:
-        """Over all processes."""
+        """Return the counter's value, summed over all processes."""
         return sum(
             sample.value
             for url in self.metrics
@@ -85,7 +86,7 @@ class Target:
         )
 
     def histogram(self, metric: str) -> tuple[float, float]:
-        """(sum of seconds, count) over all processes."""
+        """Return (sum of seconds, count) over all processes."""
         total = count = 0.0
         for url in self.metrics:
             for family in text_string_to_metric_families(requests.get(url, timeout=5).text):
@@ -97,7 +98,7 @@ class Target:
 
 @contextmanager
 def pipeline() -> Iterator[Target]:
-    """The whole stack: one dispatcher, two gateways."""
+    """Run the whole stack: one dispatcher, two gateways."""
     with Stack.temporary() as stack:
         stack.start()
         ports = {program: [stack.ports[name] for name in names] for program, names in _PIPELINE_PORTS.items()}
@@ -124,7 +125,7 @@ _PIPELINE_PORTS = {
 
 @contextmanager
 def embedded() -> Iterator[Target]:
-    """`rowbell serve --embedded`: one process, and PostgreSQL."""
+    """Run `rowbell serve --embedded`: one process, and PostgreSQL."""
     with _temporary_home() as home, ExitStack() as stack:
         gateway = stack.enter_context(_gateway({}, "--embedded", "--home", str(home.path)))
         lines = (line.removeprefix("export ").partition("=") for line in home.env_file.read_text().splitlines())
@@ -142,26 +143,28 @@ def embedded() -> Iterator[Target]:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a gateway needs, without a gateway."""
+    """What a gateway needs, without the gateway."""
 
     env: Mapping[str, str]
-    """Its settings; its database login is `gateway`."""
+    """The gateway's settings; its database login is `gateway`."""
     database_url: str
-    """Of whoever owns the tables."""
+    """URL with the login of the tables' owner."""
     superuser_url: str
     log: Path
-    """PostgreSQL's."""
+    """PostgreSQL's log file."""
 
     def gateway(self) -> AbstractContextManager[Gateway]:
+        """Run a gateway."""
         return _gateway(self.env)
 
     def token(self, user: str) -> str:
+        """Return a token for the user that is valid for an hour."""
         return Tokens(self.env["ROWBELL_JWT_SECRET"]).issue(user, 3600)
 
 
 @contextmanager
 def beside(settings: Mapping[str, str]) -> Iterator[Beside]:
-    """A PostgreSQL, for gateways with these settings that come and go; all of them have the same port."""
+    """Run a PostgreSQL, for gateways with these settings that come and go, all on the same port."""
     with _temporary_home() as home, _database(home) as (server, env):
         superuser_url = f"postgresql://postgres:{home.secret('postgres')}@127.0.0.1:{server.port}/postgres"
         settings = {**env, **settings, "ROWBELL_PORT": str(free_port())}
@@ -170,7 +173,7 @@ def beside(settings: Mapping[str, str]) -> Iterator[Beside]:
 
 @contextmanager
 def fed(reader: int) -> Iterator[Target]:
-    """A gateway whose bus is the pipe with this file descriptor; see `benchmarks.fed_gateway`."""
+    """Run a gateway whose bus is the pipe with this file descriptor; see `benchmarks.fed_gateway`."""
     with _temporary_home() as home, ExitStack() as stack:
         server, env = stack.enter_context(_database(home))
         program = ("-m", "benchmarks.fed_gateway", str(reader))
@@ -181,7 +184,7 @@ def fed(reader: int) -> Iterator[Target]:
 
 @contextmanager
 def postgres_only(gateways: int, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Target]:
-    """So many gateways, with these settings, beside one PostgreSQL, that of embedded mode."""
+    """Run this many gateways, with these settings, and one PostgreSQL, that of embedded mode."""
     with _temporary_home() as home, ExitStack() as stack:
         server, env = stack.enter_context(_database(home))
         started = [stack.enter_context(_gateway({**env, **settings})) for _ in range(gateways)]
@@ -198,7 +201,7 @@ def postgres_only(gateways: int, settings: Mapping[str, str] = MappingProxyType(
 
 @contextmanager
 def _database(home: Home) -> Iterator[tuple[EmbeddedPostgres, dict[str, str]]]:
-    """A PostgreSQL with the tables, and the settings of a gateway beside it."""
+    """Run a PostgreSQL with the tables; yield it and the settings of a gateway."""
     with EmbeddedPostgres(home, free_port()) as server:
         migrate(server.url("rowbell"))
         server.grant_roles()
@@ -207,6 +210,8 @@ def _database(home: Home) -> Iterator[tuple[EmbeddedPostgres, dict[str, str]]]:
 
 @dataclass(frozen=True)
 class Gateway:
+    """A running gateway: its process id, and the URLs of its WebSockets and metrics."""
+
     pid: int
     url: str
     metrics: str
@@ -241,14 +246,14 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
         except requests.ConnectionError:
             pass
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError("the gateway did not start; what it said stands above")
+            raise RuntimeError("the gateway did not start; see its output above")
         time.sleep(0.05)
 
 
 @contextmanager
 def _temporary_home() -> Iterator[Home]:
     directory = Path(tempfile.mkdtemp(prefix="rowbell-benchmark-"))
-    directory.chmod(0o711)  # as root, PostgreSQL runs as somebody else
+    directory.chmod(0o711)  # as root, PostgreSQL runs as another user
     try:
         yield Home(directory / "home")
     finally:
@@ -260,13 +265,14 @@ def _postmaster(home: Home) -> int:
 
 
 def free_port() -> int:
+    """Return a port that is currently free on 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _processes() -> tuple[dict[int, float], dict[int, list[int]]]:
-    """(pid → processor seconds, those of ended children included; pid → children)."""
+    """Return (pid → processor seconds, including those of ended children; pid → children)."""
     ticks = os.sysconf("SC_CLK_TCK")
     used: dict[int, float] = {}
     children: dict[int, list[int]] = {}

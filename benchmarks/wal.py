@@ -1,8 +1,8 @@
-"""How fast PostgreSQL's log is read, and in how much memory: `python -m benchmarks.wal --database-url URL`.
+"""Throughput and memory of reading PostgreSQL's WAL: `python -m benchmarks.wal --database-url URL`.
 
-One transaction inserts the rows while nobody takes changes; then all of them are taken, and thrown away. CPU and memory
-are those of this process: connection, decoding and rendering. The database must be migrated, and keeps the rows: use
-one of its own. The login inserts and reads the log: the owner, with REPLICATION.
+One transaction inserts the rows while nobody takes changes; then all changes are taken and discarded. CPU and memory
+are those of this process: connection, decoding and rendering. The database must be migrated, and keeps the rows: use a
+separate one. The login inserts and reads the WAL: the owner, with REPLICATION.
 """
 
 from __future__ import annotations
@@ -31,26 +31,30 @@ INSERT = """
 
 @dataclass
 class Figures:
+    """The result of the benchmark; times in seconds."""
+
     rows: int
     insert_seconds: float
     first_seconds: float
-    """From the commit to the first change: PostgreSQL decodes from the log what it had put aside."""
+    """From the commit to the first change: PostgreSQL decodes the transaction from the WAL, which it had spilled to
+    disk."""
     seconds: float
     """From the first change to the last."""
     cpu_seconds: float
     batches: int
     resident: int
-    """Bytes before the transaction."""
+    """Bytes of memory before the transaction."""
     grown: int
-    """Bytes by which the process grew, at most."""
+    """Maximum bytes by which the process grew."""
 
     def table(self) -> Table:
+        """Return the figures as a table to print."""
         table = Table(title=f"one transaction of {self.rows:,} rows", show_header=False)
         for name, value in (
             ("INSERT", f"{self.rows / self.insert_seconds:,.0f} rows/s"),
             ("commit → first change", f"{self.first_seconds * 1000:,.0f} ms"),
             ("read", f"{self.rows / self.seconds:,.0f} changes/s"),
-            ("CPU", f"{self.cpu_seconds / self.rows * 1e6:.1f} µs a change"),
+            ("CPU", f"{self.cpu_seconds / self.rows * 1e6:.1f} µs per change"),
             ("on one core", f"{self.rows / self.cpu_seconds:,.0f} changes/s"),
             ("mean batch", f"{self.rows / self.batches:,.0f} changes"),
             ("memory before", f"{self.resident / 2**20:,.0f} MiB"),
@@ -61,6 +65,7 @@ class Figures:
 
 
 async def measure(database_url: str, rows: int) -> Figures:
+    """Insert the rows in one transaction, and take their changes."""
     source = WalChanges(database_url)
     batches = source.batches()
     while not source.streaming:  # noqa: ASYNC110
@@ -95,8 +100,8 @@ def _resident() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.wal", description=__doc__)
-    parser.add_argument("--database-url", required=True, help="a migrated database, for nothing else")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="in the one transaction (default: %(default)s)")
+    parser.add_argument("--database-url", required=True, help="a migrated database that is used for nothing else")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows in the transaction (default: %(default)s)")
     arguments = parser.parse_args()
     Console().print(uvloop.run(measure(arguments.database_url, arguments.rows)).table())
     return 0

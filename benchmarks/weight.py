@@ -1,8 +1,8 @@
-"""What an idle session weighs: `python -m benchmarks.weight [--sessions N]`.
+"""The memory of an idle session: `python -m benchmarks.weight [--sessions N]`.
 
-Each session is another user's: connected, authenticated, subscribed to /user/queue/notifications, without any row. The
-figure is what the gateway's process has grown by (PSS), divided by the sessions: without what the kernel keeps for a
-socket. Beside it the same for uvicorn with an application that accepts and waits.
+Each session belongs to another user: connected, authenticated, subscribed to /user/queue/notifications, without any
+rows. The figure is the growth of the gateway's process (PSS) divided by the number of sessions, and excludes what the
+kernel keeps for a socket. For comparison, the same is measured for uvicorn with an application that accepts and waits.
 """
 
 from __future__ import annotations
@@ -21,24 +21,29 @@ from benchmarks.clients import Clients
 
 SESSIONS = 10_000
 WARM_UP = 200
-"""Sessions that come and go before anything is measured: whatever a first one makes for all is there then."""
+"""Sessions that connect and disconnect before the measurement, so that what only the first ones allocate is there by
+then."""
 
 
 @dataclass
 class Growth:
+    """How much a server's process has grown."""
+
     name: str
     sessions: int
     before: int
-    """Bytes of memory without a session, and with all."""
+    """Bytes of memory without sessions."""
     after: int
+    """Bytes of memory with all sessions."""
 
     @property
     def a_session(self) -> float:
-        """KiB."""
+        """KiB per session."""
         return (self.after - self.before) / self.sessions / 1024
 
 
 def measure(name: str, pid: int, places: Sequence[tuple[str, str | None]]) -> Growth:
+    """Measure the server with this process id, with a session for each (URL, token or None)."""
     with Clients() as clients:
         before = clients.warm_up(pid, places[:WARM_UP])
         clients.come(places)
@@ -47,8 +52,8 @@ def measure(name: str, pid: int, places: Sequence[tuple[str, str | None]]) -> Gr
 
 def show(growths: list[Growth]) -> None:
     alone = growths[-1]
-    table = Table(title=f"Memory of an idle session, {alone.sessions:,} of them\n{machine.describe()}")
-    for column in ("", "process without", "with all", "a session", "ratio"):
+    table = Table(title=f"Memory of an idle session, with {alone.sessions:,} sessions\n{machine.describe()}")
+    for column in ("", "process without sessions", "with all sessions", "per session", "ratio"):
         table.add_column(column, justify="right" if column else "left")
     for growth in growths:
         mebibytes = (f"{size / 2**20:,.1f} MiB" for size in (growth.before, growth.after))
@@ -59,7 +64,7 @@ def show(growths: list[Growth]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sessions", type=int, default=SESSIONS, help="how many (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=SESSIONS, help="number of sessions (default: %(default)s)")
     args = parser.parse_args(arguments)
     growths = []
     with targets.postgres_only(1, targets.UNLIMITED) as target:

@@ -1,4 +1,4 @@
-"""Runs migrations on the connection that `rowbell.inbox.schema` gives, inside its transaction."""
+"""Runs migrations on the connection that `rowbell.inbox.schema` passes, inside its transaction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from rowbell.inbox.tables import VERSION_TABLE, metadata
 
 
 def is_ours(name: str | None, kind: str, parents: object) -> bool:
-    """The database belongs to an application, and its tables are not for `alembic check` to judge."""
+    """Return whether `alembic check` should examine this: the database belongs to an application, whose tables are not
+    ours.
+    """
     return kind != "table" or name in metadata.tables
 
 

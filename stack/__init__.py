@@ -1,6 +1,6 @@
-"""Runs the real servers of pipeline mode on this machine without containers.
+"""Runs the real servers of pipeline mode on this machine, without containers.
 
-`python -m stack start` is for people; tests use `Stack` with a home and ports of their own.
+`python -m stack start` is for people; tests use `Stack` with their own home and ports.
 """
 
 from stack.errors import StackError

@@ -1,4 +1,4 @@
-"""`python -m stack start|stop|status`: what `make stack` and `make stack-stop` run."""
+"""`python -m stack start|stop|status`, which `make stack` and `make stack-stop` run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ console = Console(highlight=False)
 
 
 class Progress:
-    """A line for each program: what it is doing, and how long it took. Off a terminal: a line when it is up."""
+    """A line per program: its state, and how long it took. Without a terminal: a line when it is up."""
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}
@@ -38,7 +38,7 @@ class Progress:
         self._states: dict[str, str] = {}
 
     def __call__(self, program: str, state: str) -> None:
-        """As `Stack.start` reports it."""
+        """Update the state of a program; called by `Stack.start`."""
         began = self._began.setdefault(program, time.monotonic())
         self._states[program] = state
         if state == "up":
@@ -57,7 +57,7 @@ class Progress:
 
 
 def main() -> int:
-    """Run one command; the result is the process's exit status."""
+    """Run one command, and return the exit status of the process."""
     args = _parser().parse_args()
     try:
         stack = Stack.at(Home(args.home.absolute()), os.environ)
@@ -67,7 +67,9 @@ def main() -> int:
         errors.print(f"[red]{args.command} failed.[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print("\nInterrupted; what has started goes on. Go on: make stack. End it: make stack-stop")
+        console.print(
+            "\nInterrupted; what has started keeps running. To continue: make stack. To stop it: make stack-stop"
+        )
         return 130
     return status
 
@@ -80,13 +82,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--home", type=Path, default=Home.default().path, help="where data, secrets and logs go (default: %(default)s)"
+        "--home",
+        type=Path,
+        default=Home.default().path,
+        help="the directory for data, secrets and logs (default: %(default)s)",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, run, doc in (
         ("start", _start, "start everything and wait until it answers"),
         ("stop", _stop, "stop everything that was started"),
-        ("status", _status, "show each program"),
+        ("status", _status, "show the state of each program"),
     ):
         commands.add_parser(name, help=doc, description=doc).set_defaults(run=run)
     return parser
@@ -94,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _start(stack: Stack) -> int:
     if stack.is_up():
-        console.print("Everything is up already.")
+        console.print("Everything is already up.")
     else:
         began = time.monotonic()
         progress = Progress()
@@ -112,11 +117,13 @@ def _stop(stack: Stack) -> int:
     if not stack.programs():
         left = processes_of(stack.home)
         stack.stop()
-        console.print("Nothing ran but what a killed supervisord left; that is ended." if left else "Nothing runs.")
+        console.print(
+            "Only leftovers of a killed supervisord were running; they are stopped." if left else "Nothing is running."
+        )
         return 0
     began = time.monotonic()
     stack.stop()
-    console.print(f"Stopped, after {time.monotonic() - began:.0f} s. The data stays in {stack.home.path}.")
+    console.print(f"Stopped, after {time.monotonic() - began:.0f} s. The data is kept in {stack.home.path}.")
     return 0
 
 
@@ -145,7 +152,7 @@ Try it. In one terminal:
 In another:
   . {env}
   psql "$ROWBELL_DATABASE_URL" -c "INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')"
-Logs are in {home.path / "logs"}. Stop it all: make stack-stop"""
+Logs are in {home.path / "logs"}. To stop everything: make stack-stop"""
 
 
 if __name__ == "__main__":

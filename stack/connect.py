@@ -1,4 +1,4 @@
-"""Kafka Connect: its working directory, with the plugins and the database's password, and whether it answers."""
+"""Kafka Connect: prepares its working directory, with plugins and database password, and checks whether it answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from stack.ports import Ports
 
 
 def prepare(home: Home, ports: Ports) -> None:
-    """Write what `${file:connector.properties:...}` in the connector's JSON refers to, and link the plugins."""
+    """Write the file that `${file:connector.properties:...}` in the connector's JSON refers to, and link the
+    plugins.
+    """
     directory = home.directory("connect")
     properties = {
         "hostname": "127.0.0.1",
@@ -27,10 +29,12 @@ def prepare(home: Home, ports: Ports) -> None:
 
 
 def url(ports: Ports) -> str:
+    """Return the URL of the REST API."""
     return f"http://127.0.0.1:{ports['STACK_CONNECT_PORT']}"
 
 
 def answers(ports: Ports) -> bool:
+    """Return whether the REST API answers."""
     try:
         return requests.get(f"{url(ports)}/connectors", timeout=5).ok
     except requests.RequestException:

@@ -1,4 +1,4 @@
-"""What each process of the stack, and the person who uses it, has in the environment."""
+"""The environment of the stack's processes, and of its user."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from stack.ports import Ports
 from stack.supervision import MARK
 
 BIN = Path(sys.executable).parent
-"""Where `rowbell` is."""
+"""The directory of the `rowbell` command."""
 
 
 def of_supervisord(home: Home, ports: Ports) -> dict[str, str]:
-    """What stack/supervisord.conf and debezium/*.properties refer to."""
+    """Return the variables that stack/supervisord.conf and debezium/*.properties refer to."""
     return {
         MARK: str(home.path),
         "STACK_BIN": str(BIN),
@@ -29,7 +29,7 @@ def of_supervisord(home: Home, ports: Ports) -> dict[str, str]:
 
 
 def of_processes(home: Home, ports: Ports) -> dict[str, str]:
-    """What a dispatcher or a gateway runs with; its database login may do what a gateway must, and no more."""
+    """Return the settings of a dispatcher or a gateway; its database login has only the rights that a gateway needs."""
     return {
         "ROWBELL_DATABASE_URL": postgres.url(home, ports, "gateway"),
         "ROWBELL_KAFKA_BOOTSTRAP_SERVERS": kafka.servers(ports),
@@ -42,17 +42,17 @@ def of_processes(home: Home, ports: Ports) -> dict[str, str]:
 
 
 def of_owner(home: Home, ports: Ports) -> dict[str, str]:
-    """What a person works with: the same, but the database login owns the tables and may migrate them."""
+    """Return the settings for the user: the same, but the database login owns the tables and can migrate them."""
     return of_processes(home, ports) | {"ROWBELL_DATABASE_URL": postgres.url(home, ports, postgres.OWNER)}
 
 
 def write_files(home: Home, ports: Ports) -> None:
-    """`env` for a person to source, `processes.env` for the dispatcher and the gateways, and `ports.env` for us."""
+    """Write `env` for the user to source, `processes.env` for dispatcher and gateways, and `ports.env` for us."""
     app_url = postgres.url(home, ports, "app")
     person = (
         f"# Made by `make stack`. Source it in {CHECKOUT}:  . {_shown(home.env_file)}\n"
-        "# The database login owns the tables, so that you can migrate as well as insert. The gateways and the\n"
-        "# dispatcher use another (processes.env). An application would use one with the role rowbell_app:\n"
+        "# The database login owns the tables, so you can migrate as well as insert. The gateways and the\n"
+        "# dispatcher use another login (processes.env). An application would use one with the role rowbell_app:\n"
         f"#   psql {app_url}\n" + exports(of_owner(home, ports)) + f'export PATH="{BIN}:$PATH"\n'
     )
     write_private(home.env_file, person)
@@ -61,5 +61,5 @@ def write_files(home: Home, ports: Ports) -> None:
 
 
 def _shown(path: Path) -> str:
-    """As one types it in the checkout."""
+    """Return the path as one would type it in the checkout."""
     return str(path.relative_to(CHECKOUT)) if path.is_relative_to(CHECKOUT) else str(path)

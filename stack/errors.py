@@ -1,4 +1,4 @@
-"""What goes wrong with the stack, said for the person who started it."""
+"""Errors of the stack, worded for its user."""
 
 
 class StackError(Exception):

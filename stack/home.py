@@ -1,4 +1,4 @@
-"""The directory that holds everything a stack makes: data, secrets, logs, and the environment to source."""
+"""The directory of everything that a stack creates: data, secrets, logs, and the environment file to source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SOCKET = "supervisor.sock"
 
 LONGEST_HOME = 107 - len(f"/{SOCKET}.4194304")
-"""Bytes. Linux takes 107 for the path of a socket, and supervisor first binds its own with its pid appended."""
+"""Bytes. Linux allows 107 for the path of a socket, and supervisor first binds its socket with its pid appended."""
 
 
 class Home(embedded.Home):
@@ -25,29 +25,30 @@ class Home(embedded.Home):
 
     @classmethod
     def default(cls) -> Home:
+        """Return the home in the checkout."""
         return cls(CHECKOUT / ".rowbell")
 
     @property
     def socket(self) -> Path:
-        """Where supervisord answers."""
+        """The socket that supervisord listens on."""
         return self.path / SOCKET
 
     @property
     def processes_env_file(self) -> Path:
-        """What the dispatcher and the gateways run with."""
+        """The settings of the dispatcher and the gateways."""
         return self.path / "processes.env"
 
     @property
     def ports_file(self) -> Path:
-        """The ports of what runs, whatever stack/ports.env says by now."""
+        """The ports of the running stack, whatever stack/ports.env says by now."""
         return self.path / "ports.env"
 
     def create(self) -> None:
-        """Make the directory. StackError if we may not, or if its path is too long for a socket."""
+        """Create the directory. Raises StackError if that is not permitted, or if its path is too long for a socket."""
         if (size := len(os.fsencode(self.path))) > LONGEST_HOME:
             raise StackError(
-                f"{self.path} has {size} bytes, and a socket in it can have at most {LONGEST_HOME}: "
-                "give a shorter directory, as in: python -m stack --home ~/.rowbell start"
+                f"{self.path} has {size} bytes, but at most {LONGEST_HOME} are possible with a socket in it: "
+                "give a shorter directory, for example: python -m stack --home ~/.rowbell start"
             )
         try:
             super().create()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what is missing: Debian packages, the Python environment in .venv, Kafka with Debezium in debezium/target,
-# and with --tests the clients that the tests run. With --python the environment alone. What is there already costs
-# nothing: each step leaves a stamp with the hash of what it was made from.
+# and with --tests the clients that the tests run. With --python, only the environment. Repeating it costs nothing:
+# each step leaves a stamp with the hash of its inputs.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ fail() {
     exit 1
 }
 
-# Debian packages, each by what it is needed for. A program that came from elsewhere is as good.
+# Debian packages, each with a test for what it provides. A program from elsewhere is accepted as well.
 
 postgres_bin=/usr/lib/postgresql/15/bin
 
@@ -42,7 +42,7 @@ install_packages() {
     command -v apt-get >/dev/null ||
         fail "Missing: ${packages}(named as in Debian 12). Install them with your package manager."
     [ "$(id -u)" = 0 ] ||
-        fail "Debian packages are missing, and installing them takes root:
+        fail "Debian packages are missing, and installing them requires root:
   sudo apt-get update && sudo apt-get install --no-install-recommends $packages"
     say "Installing from Debian: $packages"
     forbid_services
@@ -55,7 +55,7 @@ install_packages() {
     allow_services
 }
 
-# Ours run on ports and data of their own: the packages shall start no service and make no PostgreSQL cluster.
+# The stack has its own ports and data: the packages must not start services or create a PostgreSQL cluster.
 
 policy=/usr/sbin/policy-rc.d
 no_cluster=/etc/postgresql-common/createcluster.d/rowbell.conf
@@ -81,7 +81,7 @@ allow_services() {
     made_policy=no
 }
 
-# A stamp holds the hash of what a command prints: of the files that something was made from.
+# A stamp contains the hash of a command's output: of the files that something was made from.
 
 is_made_from() { # STAMP COMMAND...
     stamp=$1
@@ -96,7 +96,7 @@ stamp() { # STAMP COMMAND...
 }
 
 python_is_sound() {
-    # The scripts in .venv name its path, so that of a moved checkout is of no use; nor one whose Python is gone.
+    # The scripts in .venv contain its path, so a moved checkout needs a new one, and so does one whose Python is gone.
     [ -f .venv/.path ] && [ "$(cat .venv/.path)" = "$PWD" ] && .venv/bin/python -c '' 2>/dev/null
 }
 

@@ -1,4 +1,4 @@
-"""Kafka: its storage and the topics that must be there before anybody subscribes."""
+"""Kafka: its storage, and the topics that must exist before anybody subscribes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from stack.supervision import DIES_WITH_US
 DEBEZIUM = CHECKOUT / "debezium"
 
 TOPICS = {Settings().kafka_topic: 12, Settings().kafka_dead_letter_topic: 1}
-"""Topic → partitions. The connector would make the first with twelve as well, but a dispatcher that subscribed before
-would learn of it minutes later."""
+"""Topic → partitions. The connector would also create the first with twelve, but a dispatcher that had subscribed
+before would notice only minutes later."""
 
 _silent = logging.getLogger("stack.kafka")
 _silent.addHandler(logging.NullHandler())
@@ -33,13 +33,13 @@ _silent.propagate = False
 
 
 def prepare(home: Home, environ: Mapping[str, str]) -> None:
-    """Format the storage, once. A start that was killed midway leaves no half of it."""
+    """Format the storage unless it is formatted; if that is interrupted, it is redone. Raises StackError."""
     data = home.directory("kafka") / "data"
     if (data / "meta.properties").exists():
         return
     shutil.rmtree(data, ignore_errors=True)  # meta.properties is written last
     if not (DEBEZIUM / "target" / "libs").exists():
-        raise StackError(f"Kafka is not in {DEBEZIUM}/target. Fetch it: make install")
+        raise StackError(f"Kafka is missing in {DEBEZIUM}/target. To fetch it: make install")
     identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [
         *DIES_WITH_US,
@@ -57,10 +57,12 @@ def prepare(home: Home, environ: Mapping[str, str]) -> None:
 
 
 def servers(ports: Ports) -> str:
+    """Return the bootstrap servers."""
     return f"127.0.0.1:{ports['STACK_KAFKA_PORT']}"
 
 
 def answers(ports: Ports) -> bool:
+    """Return whether the broker answers."""
     try:
         return bool(_admin(ports).list_topics(timeout=2).brokers)
     except KafkaException:
@@ -68,9 +70,9 @@ def answers(ports: Ports) -> bool:
 
 
 def create_topics(ports: Ports) -> None:
-    """Make the topics that are not there yet."""
+    """Create the missing topics. Raises StackError if Kafka refuses."""
     topics = [NewTopic(name, num_partitions=partitions) for name, partitions in TOPICS.items()]
-    admin = _admin(ports)  # a client that is collected takes its unfinished requests with it
+    admin = _admin(ports)  # keep a reference: a garbage-collected client cancels its pending requests
     for name, made in admin.create_topics(topics, request_timeout=30).items():
         try:
             made.result()
@@ -80,6 +82,6 @@ def create_topics(ports: Ports) -> None:
 
 
 def _admin(ports: Ports) -> AdminClient:
-    """A client that says nothing when the broker is not up yet: that is what we are waiting for."""
+    """Return a client that does not log that the broker is down: that is what we are waiting for."""
     settings: dict[str, Any] = {"bootstrap.servers": servers(ports), "error_cb": lambda _: None}
     return AdminClient(settings, logger=_silent)

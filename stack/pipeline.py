@@ -1,4 +1,4 @@
-"""The whole of it: what starts when, and how one knows that it is up."""
+"""The whole stack: the order in which programs start, and how to tell that they are up."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ SERVERS = ("postgres", "redis", "epmd", "rabbitmq", "kafka", "connect")
 PROCESSES = ("dispatcher", "gateway-8114", "gateway-8115")
 
 START_SECONDS = 120
-"""For one program to answer. Connect, the slowest, needs about 12 s on two busy cores."""
+"""Seconds in which a program must answer. Connect, the slowest, needs about 12 s on two busy cores."""
 
 LOG_LINES = 15
-"""Of a program that died, in the error."""
+"""Number of log lines in the error for a program that died."""
 
 Report = Callable[[str, str], None]
-"""Told (program or step, "preparing" | "starting" | "up")."""
+"""Called with (program or step, "preparing" | "starting" | "up")."""
 
 
 class Stack:
     """The servers and processes of pipeline mode in one home, on their own ports."""
 
     def __init__(self, home: Home, port_numbers: ports.Ports | Literal["free"], *, dies_with_us: bool = False) -> None:
-        """With `dies_with_us` everything ends when this process is gone, however it ended; for tests."""
+        """With `dies_with_us` everything ends when this process ends, for whatever reason; for tests."""
         self.home = home
         self.ports = ports.free_ports() if port_numbers == "free" else port_numbers
         self._supervisor = Supervisor(home, dies_with_us)
@@ -60,17 +60,19 @@ class Stack:
 
     @classmethod
     def at(cls, home: Home, environ: Mapping[str, str]) -> Stack:
-        """The stack of this home: on the ports that it runs on, or else on those it would start on."""
+        """Return the stack of this home: on the ports that it is running on, or else on those that it would start
+        on.
+        """
         runs = home.ports_file.exists() and Supervisor(home).is_running()
         return cls(home, ports.default_ports({}, home.ports_file) if runs else ports.default_ports(environ))
 
     @classmethod
     @contextmanager
     def temporary(cls) -> Iterator[Stack]:
-        """A stack of our own, not started: on free ports, in a directory that is deleted when the block ends.
+        """Yield a stack that is not started yet, on free ports, in a directory that is deleted at the end of the block.
 
-        It makes the directory itself: those that tests are given let nobody but us through, and as root PostgreSQL
-        runs as somebody else. The servers end with this process even if it is killed.
+        The directory is not pytest's: those are accessible to us alone, and as root PostgreSQL runs as another user.
+        The servers end with this process, even if it is killed.
         """
         home = Home(Path(tempfile.gettempdir()) / f"rowbell-{os.getpid()}-{secrets.token_hex(4)}")
         stack = cls(home, "free", dies_with_us=True)
@@ -79,46 +81,53 @@ class Stack:
         finally:
             stack.remove()
 
-    # What runs with the stack gets its settings here
+    # Settings for what runs with the stack
 
     @property
     def settings_env(self) -> dict[str, str]:
-        """`ROWBELL_*` for a dispatcher or a gateway."""
+        """`ROWBELL_*` of a dispatcher or a gateway."""
         return environment.of_processes(self.home, self.ports)
 
     @property
     def owner_env(self) -> dict[str, str]:
-        """`ROWBELL_*` for whoever migrates; its database login owns the tables."""
+        """`ROWBELL_*` for migrating; the database login owns the tables."""
         return environment.of_owner(self.home, self.ports)
 
     def database_url(self, login: str) -> str:
-        """For the login `gateway`, `app` or `connector`, `rowbell` (the owner) or `postgres` (the superuser)."""
+        """Return the URL for the login `gateway`, `app`, `connector`, `rowbell` (the owner) or `postgres` (the
+        superuser).
+        """
         return postgres.url(self.home, self.ports, login)
 
-    # Starting and stopping all of it
+    # Starting and stopping everything
 
     def start(self, report: Report = lambda program, state: None) -> None:
-        """Start everything that does not run, and wait until it answers. Safe to repeat after a failure."""
+        """Start everything that is not running, and wait until it answers. Can be repeated after a failure.
+
+        Raises StackError if a program does not start, or a port is in use.
+        """
         self._start_servers(report, (*SERVERS, *PROCESSES))
         processes = [partial(self._bring_up, name, report) for name in PROCESSES]
         self._together([partial(self._bring_up_connector, report), *processes])
 
     def start_servers(self, report: Report = lambda program, state: None) -> None:
-        """The servers alone, with tables and connector: no dispatcher, no gateway."""
+        """Start the servers only, with tables and connector, but without dispatcher and gateways. Raises StackError as
+        `start`.
+        """
         self._start_servers(report, SERVERS)
         self._bring_up_connector(report)
 
     def is_up(self) -> bool:
-        """Whether all of it runs and answers."""
+        """Return whether everything is running and answers."""
         running = self._running()
         return all(name in running and self._answers[name]() for name in (*SERVERS, *PROCESSES))
 
     def stop(self) -> None:
-        """Stop everything that this home runs, and nothing else. It does not return before it is gone."""
+        """Stop everything that runs in this home, and nothing else; return once it is gone."""
         self._supervisor.stop()
 
     def remove(self) -> None:
-        """Stop, and delete the home with its data."""
+        """Stop everything, and delete the home with its data."""
         self.stop()
         postgres.remove(self.home)
         shutil.rmtree(self.home.path, ignore_errors=True)
@@ -126,27 +135,30 @@ class Stack:
     # One program
 
     def programs(self) -> dict[str, Program]:
-        """What supervisord says of each; nothing when it does not run."""
+        """Return what supervisord reports, by program; empty if it is not running."""
         return self._supervisor.programs()
 
     def answers(self, program: str) -> bool:
+        """Return whether the program answers."""
         return self._answers[program]()
 
     def start_program(self, program: str) -> None:
-        """Start it and wait until it answers."""
+        """Start a program and wait until it answers. Raises StackError if it does not."""
         self._supervisor.start_program(program)
         self.wait_until_answers(program)
 
     def stop_program(self, program: str) -> None:
-        """Stop it as its administrator would, and wait until it is gone."""
+        """Stop a program as an administrator would, and wait until it is gone."""
         self._supervisor.stop_program(program)
 
     def kill(self, program: str, with_signal: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to the program and its children. After SIGKILL supervisord starts it again by itself; after
-        SIGSTOP nothing of it runs any more.
+        """Send a signal to a program and its children.
+
+        After SIGKILL supervisord restarts the program by itself; after SIGSTOP return once all its threads have
+        stopped. Raises StackError if the program is not running, or does not react.
         """
         if not (pid := self.programs()[program].pid):
-            raise StackError(f"{program} does not run")
+            raise StackError(f"{program} is not running")
         os.killpg(pid, with_signal)
         if with_signal == signal.SIGKILL:
             self._wait(lambda: self.programs()[program].pid != pid, lambda: f"{program} did not die")
@@ -154,11 +166,13 @@ class Stack:
             self._wait(lambda: _is_stopped(pid), lambda: f"{program} did not stop")
 
     def wait_until_answers(self, program: str) -> None:
-        """StackError with the end of its log if it dies, or does not answer in two minutes."""
+        """Wait until the program answers. Raises StackError with the end of its log if it dies, or takes two
+        minutes.
+        """
 
         def answers_or_died() -> bool:
             if self.programs()[program].state in {"FATAL", "STOPPED"}:
-                raise StackError(f"{program} ended at its start.{self._log_end(program)}")
+                raise StackError(f"{program} ended during its start.{self._log_end(program)}")
             return self._answers[program]()
 
         self._wait(answers_or_died, lambda: f"{program} does not answer.{self._log_end(program)}")
@@ -207,7 +221,7 @@ class Stack:
         kafka.create_topics(self.ports)
 
     def _bring_up_connect(self, report: Report) -> None:
-        # It loads its classes while Kafka does, and waits for it for a minute by itself.
+        # It loads its classes while Kafka starts, and by itself waits for Kafka for a minute.
         connect.prepare(self.home, self.ports)
         self._bring_up("connect", report)
 
@@ -228,7 +242,7 @@ class Stack:
             raise StackError(f"`rowbell {' '.join(arguments)}` failed:\n{(ran.stderr or ran.stdout).strip()}")
 
     def _together(self, steps: list[Callable[[], None]]) -> None:
-        """Run the steps in threads; when one fails the others stop waiting, and its error is raised."""
+        """Run the steps in threads. If one fails, the others stop waiting, and its error is raised."""
         self._given_up.clear()
         with ThreadPoolExecutor(len(steps)) as pool:
             futures = [pool.submit(step) for step in steps]
@@ -256,14 +270,14 @@ class Stack:
             if time.monotonic() > deadline:
                 raise StackError(problem())
             if self._given_up.is_set():
-                raise StackError("Given up, because something else failed")
+                raise StackError("Given up, because another step failed")
             time.sleep(0.1)
 
 
 def _is_stopped(group: int) -> bool:
-    """Has every thread of this process group heard SIGSTOP? They do not in the same moment."""
+    """Return whether every thread of the process group has received SIGSTOP, which takes a moment."""
     for stat in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
-        with suppress(OSError):  # it is gone meanwhile
+        with suppress(OSError):  # it has ended meanwhile
             state, _, its_group, *_ = stat.read_text().rpartition(")")[2].split()
             if int(its_group) == group and state not in "TtZX":
                 return False

@@ -1,4 +1,4 @@
-"""PostgreSQL: a cluster of its own from Debian's binaries, and who may log in to it."""
+"""PostgreSQL: a separate cluster with Debian's binaries, and its logins."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from stack.ports import Ports
 BIN = Path("/usr/lib/postgresql/15/bin")
 
 LOGINS = {"gateway": "rowbell_gateway", "app": "rowbell_app", "connector": "rowbell_connector"}
-"""Login role → the role, made by the migration, whose rights it gets."""
+"""Login → its role, which the migration creates."""
 
 
 def account() -> str:
-    """The user that runs the server: ourselves, or as root, which PostgreSQL refuses, Debian's `postgres`."""
+    """Return the user that runs the server: ours or, as root, which PostgreSQL refuses, Debian's `postgres`. Raises
+    StackError.
+    """
     with _said_for_the_stack():
         return Account.usual().name
 
 
 def data_directory(home: Home) -> Path:
-    """Where the cluster is, or will be: in the home, unless the account cannot get there."""
+    """Return where the data is, or will be: in the home, unless the account cannot access it. Raises StackError."""
     with _said_for_the_stack():
         return _cluster(home).data
 
 
 def prepare(home: Home) -> None:
-    """Make the cluster, once. A start that was killed midway leaves no half of one."""
+    """Create the cluster unless it exists; if that is interrupted, no partial data is left. Raises StackError."""
     if not (BIN / "initdb").exists():
         raise StackError(f"{BIN}/initdb is missing. Install it: apt-get install postgresql-15")
     with _said_for_the_stack():
@@ -44,12 +46,13 @@ def prepare(home: Home) -> None:
 
 
 def remove(home: Home) -> None:
-    """Delete the cluster, where it really is."""
+    """Delete the cluster, following the link in the home. Raises StackError."""
     with _said_for_the_stack():
         _cluster(home).remove()
 
 
 def answers(home: Home, ports: Ports) -> bool:
+    """Return whether the server accepts connections."""
     try:
         psycopg.connect(_superuser_url(home, ports), connect_timeout=5).close()
         return True
@@ -58,17 +61,18 @@ def answers(home: Home, ports: Ports) -> bool:
 
 
 def url(home: Home, ports: Ports, login: str, database: str = DATABASE) -> str:
+    """Return the URL of a database for a login."""
     return f"postgresql://{login}:{home.secret(login)}@127.0.0.1:{ports['STACK_POSTGRES_PORT']}/{database}"
 
 
 def create_logins(home: Home, ports: Ports) -> None:
-    """Make the login roles and the database, or give the roles their passwords again."""
+    """Create the logins and the database, or reset the passwords of existing logins."""
     passwords = {login: home.secret(login) for login in (OWNER, *LOGINS)}
     logins.create(_superuser_url(home, ports), passwords, replicate=["connector"])
 
 
 def grant_roles(home: Home, ports: Ports) -> None:
-    """Give each login the rights of its role; after the migration, which makes the roles."""
+    """Grant each login its role; call it after the migration, which creates the roles."""
     logins.grant(_superuser_url(home, ports), LOGINS)
 
 

@@ -1,4 +1,4 @@
-"""RabbitMQ and its port mapper, apart from any other Erlang program on this machine."""
+"""RabbitMQ and its port mapper, separate from any other Erlang program on this machine."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ INSTALLED = Path("/usr/lib/rabbitmq/lib")
 USER = "rowbell"
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-"""What a client of AMQP 0-9-1 says first; a server that is up answers with a method frame, whose type is 1."""
+"""What an AMQP 0-9-1 client sends first; a server that is up answers with a method frame, whose type is 1."""
 
 
 EPMD_NAMES_REQUEST = b"\x00\x01n"
-"""Length 1, NAMES_REQ: which nodes do you know?"""
+"""Length 1, then NAMES_REQ, which asks for the registered nodes."""
 
 
 def server() -> Path:
-    """The script that starts the server. StackError if there is none."""
+    """Return the script that starts the server. Raises StackError if there is none."""
     scripts = sorted(INSTALLED.glob("rabbitmq_server-*/sbin/rabbitmq-server"))
     if not scripts:
-        raise StackError(f"No RabbitMQ in {INSTALLED}. Install it: apt-get install rabbitmq-server")
+        raise StackError(f"RabbitMQ is missing in {INSTALLED}. To install it: apt-get install rabbitmq-server")
     return scripts[-1]
 
 
 def prepare(home: Home, ports: Ports) -> None:
-    """Write the configuration. RabbitMQ makes the user when it first starts, instead of its well-known `guest`."""
+    """Write the configuration. RabbitMQ creates the user on its first start, instead of its well-known `guest`."""
     directory = home.directory("rabbitmq")
     lines = (
         f"listeners.tcp.1 = 127.0.0.1:{ports['STACK_RABBITMQ_PORT']}",
@@ -43,21 +43,22 @@ def prepare(home: Home, ports: Ports) -> None:
 
 
 def url(home: Home, ports: Ports) -> str:
+    """Return the AMQP URL."""
     return f"amqp://{USER}:{home.secret('rabbitmq')}@127.0.0.1:{ports['STACK_RABBITMQ_PORT']}/"
 
 
 def answers(ports: Ports) -> bool:
-    """Whether it talks AMQP; it listens when everything else in it is up."""
+    """Return whether the server speaks AMQP; it listens once everything else in it is up."""
     return _converse(ports["STACK_RABBITMQ_PORT"], PROTOCOL_HEADER).startswith(b"\x01")
 
 
 def epmd_answers(ports: Ports) -> bool:
-    """Whether it tells the names that it knows."""
+    """Return whether epmd lists its names."""
     return _converse(ports["STACK_EPMD_PORT"], EPMD_NAMES_REQUEST) != b""
 
 
 def _converse(port: int, request: bytes) -> bytes:
-    """The first bytes of the answer; none if there is none."""
+    """Send a request, and return the first bytes of the answer, or none."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
             connection.sendall(request)

@@ -1,4 +1,4 @@
-"""supervisord: starting it, asking it, ending it and whatever it left."""
+"""supervisord: starts it, queries it, and stops it and whatever it left behind."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from stack.home import Home
 CONFIGURATION = Path(__file__).with_name("supervisord.conf")
 
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
-"""Before a command: one that prepares a directory must not go on in it when the start that ran it was killed."""
+"""Prefix of a command that prepares a directory: it must not go on there once the start that ran it was killed."""
 
 MARK = "STACK_HOME"
-"""Every process of a stack carries its home in its environment under this name."""
+"""Environment variable with the home, in every process of a stack."""
 
 STOP_SECONDS = 120
-"""All programs one after the other, each with its own limit in supervisord.conf; 10 s is usual."""
+"""Limit for stopping all programs in turn, each with its own limit in supervisord.conf; 10 s is usual."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What supervisord says of one program."""
+    """What supervisord reports about a program."""
 
     name: str
     state: str
     """STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN."""
     pid: int
-    """0 when it does not run."""
+    """0 if it is not running."""
     description: str
-    """For people: pid and uptime, or why it stopped."""
+    """Human-readable: pid and uptime, or why it stopped."""
 
 
 class Supervisor:
     """The supervisord of one home."""
 
     def __init__(self, home: Home, dies_with_us: bool = False) -> None:
-        """With `dies_with_us` it ends, and with it everything it runs, when the calling thread's process is gone."""
+        """With `dies_with_us` it ends, with everything it runs, when the calling thread ends."""
         self._home = home
         self._dies_with_us = dies_with_us
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, environ: Mapping[str, str]) -> None:
-        """Start supervisord, unless it runs."""
+        """Start supervisord, unless it is running. Raises StackError if it does not start."""
         if self.is_running():
             return
         end_leftovers(self._home)
@@ -68,11 +68,12 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for whoever waits for the start, not for the servers
+            start_new_session=True,  # Ctrl-C is for the process that waits for the start, not for the servers
         )
         self._wait_for(self._answers_or_died, 15, "did not start")
 
     def is_running(self) -> bool:
+        """Return whether supervisord answers."""
         try:
             self._ask("getPID")
         except OSError:
@@ -80,7 +81,7 @@ class Supervisor:
         return True
 
     def programs(self) -> dict[str, Program]:
-        """Every program by its name; none when supervisord does not run."""
+        """Return every program, by name; empty if supervisord is not running."""
         try:
             told = self._ask("getAllProcessInfo")
         except OSError:
@@ -90,17 +91,17 @@ class Supervisor:
         }
 
     def start_program(self, name: str) -> None:
-        """Start it, unless it runs. It need not answer yet."""
+        """Start a program, unless it is running; does not wait until it answers."""
         with _except_fault(Faults.ALREADY_STARTED):
             self._ask("startProcess", name, False)
 
     def stop_program(self, name: str) -> None:
-        """Stop it and wait until it is gone."""
+        """Stop a program and wait until it is gone."""
         with _except_fault(Faults.NOT_RUNNING):
             self._ask("stopProcess", name, True)
 
     def stop(self) -> None:
-        """Stop every program, then supervisord, and wait until they are gone."""
+        """Stop every program, then supervisord, and wait until they are gone. Raises StackError if they do not stop."""
         if self.is_running():
             pid = self._ask("getPID")
             self._ask("shutdown")
@@ -108,14 +109,16 @@ class Supervisor:
         end_leftovers(self._home)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call supervisord. OSError if it does not run. A connection for each call: threads share nothing."""
+        """Call supervisord, over a new connection, so that threads share nothing. Raises OSError if it is not
+        running.
+        """
         transport = SupervisorTransport(None, None, f"unix://{self._home.socket}")
         with xmlrpc.client.ServerProxy("http://localhost", transport) as server:
             return getattr(server.supervisor, method)(*arguments)
 
     def _answers_or_died(self) -> bool:
         if self._child and self._child.poll() is not None:
-            raise StackError(f"supervisord ended at its start; it says why in {self._home.log('supervisord')}")
+            raise StackError(f"supervisord ended during its start; see {self._home.log('supervisord')}")
         return self.is_running()
 
     def _is_gone(self, pid: int) -> bool:
@@ -132,14 +135,14 @@ class Supervisor:
 
 
 def processes_of(home: Home) -> list[int]:
-    """The pids of everything that a stack in this home started, from the mark in each process's environment.
+    """Return the pids of all processes that a stack in this home started, found by the mark in their environment.
 
-    A container on this machine may have a home of the same name: that is not ours.
+    A container on this machine may have a home with the same path; its processes are not ours.
     """
     mark = os.fsencode(f"{MARK}={home.path}")
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or it is somebody else's
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
             marked = mark in (directory / "environ").read_bytes().split(b"\0")
             if marked and (directory / "root").samefile("/"):
                 found.append(int(directory.name))
@@ -147,7 +150,9 @@ def processes_of(home: Home) -> list[int]:
 
 
 def end_leftovers(home: Home) -> None:
-    """End what a supervisord that was killed left behind: its programs go on without it."""
+    """Stop the programs of a supervisord that was killed, which keep running without it. Raises StackError if one
+    remains.
+    """
     for ask in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + 10
         for pid in processes_of(home):

@@ -261,7 +261,7 @@ async def test_after_a_reconnect_what_it_has_shown_is_acknowledged_and_not_shown
         await client.send(shown(1))
         await alice.line()
         await client.socket.close(1012)
-        await alice.says("connection closed (1012); connecting again in")
+        await alice.says("connection closed (1012); reconnecting in")
 
         # when it comes again, with others
         client = await server.client()
@@ -279,7 +279,7 @@ async def test_it_waits_for_a_gateway_that_does_not_let_it_in_yet(status: HTTPSt
     async with gateway() as server:
         server.status = status
         async with listening(server.url, "--json") as alice:
-            assert str(status.value) in await alice.says("connecting again in")
+            assert str(status.value) in await alice.says("reconnecting in")
 
             client = await server.client()
             await client.send(shown(1))
@@ -293,7 +293,7 @@ async def test_it_comes_again_when_the_gateway_says_so() -> None:
         async with listening(server.url) as alice:
             said = await alice.says("503")
 
-            assert said == "rowbell: the gateway answers 503: This is why; connecting again in 2.0 s\n"
+            assert said == "rowbell: the gateway answers 503: This is why; reconnecting in 2.0 s\n"
             await alice.says("connected")
 
 
@@ -385,8 +385,8 @@ async def test_a_handshake_that_will_never_succeed_ends_it(status: HTTPStatus) -
 
 async def test_a_url_that_is_no_websockets_ends_it_without_showing_its_token() -> None:
     async with listening("ws://127.0.0.1/ws?token=hunter2#top") as alice:
-        assert await alice.says("not the URL") == (
-            "rowbell: ws://127.0.0.1/ws?token=******** is not the URL of a WebSocket: ws://host:port/ws\n"
+        assert await alice.says("not a WebSocket URL") == (
+            "rowbell: ws://127.0.0.1/ws?token=******** is not a WebSocket URL such as ws://host:port/ws\n"
         )
         assert await alice.status() == 1
 
@@ -419,7 +419,7 @@ async def test_a_gateway_that_speaks_tls_may_be_meant_where_none_answers(tmp_pat
         gateway(certificate=Certificate.made(tmp_path)) as server,
         listening(server.url.replace("wss://", "ws://")) as alice,
     ):
-        assert "; with TLS it is wss://); connecting again in" in await alice.says("no connection")
+        assert "; if it uses TLS, the URL begins with wss://); reconnecting in" in await alice.says("no connection")
 
 
 async def test_a_gateway_that_speaks_no_tls_ends_it() -> None:
@@ -430,7 +430,7 @@ async def test_a_gateway_that_speaks_no_tls_ends_it() -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         url = f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
         async with listening(url) as alice:
-            assert (await alice.says("does not speak TLS")).endswith(": without it is ws://\n")
+            assert (await alice.says("does not use TLS")).endswith(": use ws:// instead of wss://\n")
             assert await alice.status() == 1
 
 

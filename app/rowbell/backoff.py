@@ -1,4 +1,4 @@
-"""How long to wait before trying again."""
+"""Delays between retries."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 
 def backoff(first: float = 0.1, cap: float = 5.0) -> Iterator[float]:
-    """Endless delays in seconds: random between 0 and a bound that doubles from `first` up to `cap`.
+    """Yield delays in seconds without end: random between 0 and a bound that doubles from `first` up to `cap`.
 
-    Full jitter: many processes that lost the same server do not come back in step.
+    With full jitter, processes that lost the same server do not reconnect in step.
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
     bound = min(first, cap)

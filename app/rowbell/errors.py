@@ -1,24 +1,24 @@
 """Every exception Rowbell raises.
 
-    RowbellError                      the root: its text says what is wrong, where, and what to do
+    RowbellError                      the base class: its text says what is wrong, where, and what to do
     ├── SettingsError                 a setting is missing or wrong; the process does not start
-    ├── DatabaseError                 the database is not what Rowbell needs (version, wal_level, schema, ...)
+    ├── DatabaseError                 the database does not meet Rowbell's needs (version, wal_level, schema, ...)
     │   └── DatabaseUnavailable       it cannot be reached at present; try again
-    ├── ConnectorError                Kafka Connect refused or failed the connector
-    ├── StreamUnavailable             Kafka cannot be read or written, or refused
-    ├── PresenceUnavailable           who is connected where cannot be asked at present
-    ├── BusUnavailable                the bus is away, or did not confirm in time
+    ├── ConnectorError                Kafka Connect refused the connector, or the connector failed
+    ├── StreamUnavailable             Kafka cannot be read or written at present, or refused a request
+    ├── PresenceUnavailable           presence cannot be read or written at present
+    ├── BusUnavailable                the bus cannot be reached, or did not confirm in time
     ├── UndecodableRecord             a record of the change topic that is not a change of `notification`
-    ├── Refused                       a client may not come in, and why; it is answered, not raised any further
-    └── TokenError                    a token is missing, malformed, expired, or not ours
-        └── KeysUnavailable           it cannot be checked at present, for no fault of the client's
+    ├── Refused                       a client is not admitted, and why; it is answered, not raised any further
+    └── TokenError                    a token is missing, malformed, expired, or not signed with our key
+        └── KeysUnavailable           it cannot be checked at present, through no fault of the client
 
 Protocol errors of STOMP peers live in `rowbell.stomp`, which imports nothing of ours.
 """
 
 
 class RowbellError(Exception):
-    """Something went wrong in Rowbell; the text says what, where, and what to do."""
+    """Rowbell failed; the text says what is wrong, where, and what to do."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
@@ -29,7 +29,7 @@ class SettingsError(RowbellError):
 
 
 class DatabaseError(RowbellError):
-    """The database is not what Rowbell needs."""
+    """The database does not meet Rowbell's needs."""
 
 
 class DatabaseUnavailable(DatabaseError):
@@ -41,7 +41,7 @@ class ConnectorError(RowbellError):
 
 
 class StreamUnavailable(RowbellError):
-    """Kafka cannot be read or written at present, or refused."""
+    """Kafka cannot be read or written at present, or refused a request."""
 
 
 class PresenceUnavailable(RowbellError):
@@ -57,10 +57,12 @@ class UndecodableRecord(RowbellError):
 
 
 class Refused(RowbellError):
-    """A client may not come in."""
+    """The client is not admitted."""
 
     def __init__(self, reason: str, status: int, message: str, retry_after: float | None = None) -> None:
-        """`reason` is what it is counted as, `status` that of HTTP; after `retry_after` seconds it may be otherwise."""
+        """`reason` is the label in metrics, `status` the HTTP status, `retry_after` the seconds until a retry is
+        worthwhile; None if it is not.
+        """
         super().__init__(message)
         self.reason = reason
         self.status = status
@@ -72,4 +74,4 @@ class TokenError(RowbellError):
 
 
 class KeysUnavailable(TokenError):
-    """The token cannot be checked at present, for no fault of the client's: try again."""
+    """The token cannot be checked at present, through no fault of the client: try again."""

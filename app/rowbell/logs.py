@@ -1,6 +1,6 @@
 """Logs are events with fields: `log.info("bundle_undeliverable", gateway=..., changes=3)`.
 
-JSON lines on standard error, or coloured lines where a person reads along. Tokens and bodies are never logged.
+They are JSON lines on standard error, or coloured lines on a terminal. Tokens and bodies are never logged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rowbell.config import Settings
 
 
 def configure(settings: Settings) -> None:
-    """Set up this process's logs; once, at its start. Libraries that use `logging` come out the same way."""
+    """Configure logging for this process; call once, at startup. Records of `logging` are rendered the same way."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
@@ -42,16 +42,16 @@ def configure(settings: Settings) -> None:
 
 
 def _console() -> structlog.dev.ConsoleRenderer:
-    # Not its default for tracebacks: that prints the local variables of every frame, and so tokens.
+    # The default traceback formatter prints the local variables of every frame, and so tokens.
     return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
 
 def get_logger(name: str) -> Any:
-    """The logger of one module: `log = get_logger("gateway.sweep")`."""
+    """Return the logger of one module: `log = get_logger("gateway.sweep")`."""
     return structlog.get_logger(logger_name=name)
 
 
 def _name_logger(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Call the logger what those of `logging` are called; structlog keeps `logger` as an argument for itself."""
+    """Rename `logger_name` to `logger`, as for records of `logging`; structlog reserves the argument `logger`."""
     event["logger"] = event.pop("logger_name", None)
     return event

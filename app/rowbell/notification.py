@@ -1,8 +1,8 @@
-"""The value that travels: a row of `notification`, and the change of one.
+"""The values that travel: a row of `notification`, and a change of one.
 
-The JSON a client sees is rendered here, once, by whoever reads the change (the dispatcher from Debezium,
-a gateway from SQL), so replayed and live rows are byte-identical. What depends on the subscription (`event`)
-is spliced in front by `with_event`.
+The JSON that clients see is rendered here, once, by the process that reads the change (the dispatcher from Debezium, a
+gateway from SQL), so replayed and live rows are byte-identical. `with_event` prepends the only member that depends on
+the subscription, `event`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import msgspec
 
 IN_APP = "IN_APP"
-"""The channel that gateways show. A row whose channel is another one is hidden from clients."""
+"""The channel that gateways deliver. Rows of any other channel are hidden from clients."""
 
 DELETED = 2**63 - 1
-"""The version of a deletion: newer than every version a row can have."""
+"""The version of a deletion: greater than any version a row can have."""
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     body: str | None
     data: str
-    """The text PostgreSQL prints for the jsonb column: embedded in the JSON as it came."""
+    """The jsonb column as PostgreSQL prints it, embedded unchanged in the JSON."""
     actor_id: str | None
     channel: str
     created_at: int
@@ -39,8 +39,8 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The state of one row after one committed transaction. This is what the bus carries.
 
-    `tx` is the transaction that made the change: `changed_tx` of a row (64 bits); for a deletion that came
-    through replication only the low 32 bits are known, and the gateway widens it (`Snapshot.widen`).
+    `tx` is the transaction that made the change: the row's `changed_tx` (64 bits). For a deletion that came through
+    replication only the low 32 bits are known, and the gateway widens them (`Snapshot.widen`).
     """
 
     id: int
@@ -50,21 +50,22 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     inserted_tx: int
     tx: int
     json: str | None = None
-    """The rendered object without its opening brace and event; None for a deletion, and for a row that
-    replication could not give whole (an unchanged TOASTed column), which must be read from SQL."""
+    """The rendered object without its opening brace and `event`. None for a deletion, for a hidden row, and for a row
+    that replication could not supply completely (an unchanged TOASTed column), which must be read from SQL."""
     read: bool = False
     hidden: bool = False
-    """Its channel is not IN_APP: to clients it does not exist."""
+    """The channel is not IN_APP: to clients the row does not exist."""
     committed_at: int = 0
-    """When the transaction committed, epoch microseconds; 0 if the source does not say (rows from SQL)."""
+    """When the transaction committed, in epoch microseconds; 0 if the source does not say (rows from SQL)."""
 
     @property
     def deleted(self) -> bool:
+        """Whether the change is a deletion."""
         return self.version == DELETED
 
     @property
     def incomplete(self) -> bool:
-        """Must the row be read from SQL before it can be shown?"""
+        """Whether the row must be read from SQL before it can be sent."""
         return self.json is None and not self.hidden and self.version != DELETED
 
 
@@ -87,7 +88,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def change_of(row: Notification, committed_at: int = 0) -> Change:
-    """The change that leaves `row` behind; `committed_at` in epoch microseconds, 0 if unknown."""
+    """Return the change whose result is `row`; `committed_at` is in epoch microseconds, 0 if unknown."""
     hidden = row.channel != IN_APP
     return Change(
         row.id,
@@ -103,7 +104,7 @@ def change_of(row: Notification, committed_at: int = 0) -> Change:
 
 
 def render(row: Notification) -> str:
-    """The members that every subscription sees alike: `"id":42,"version":1,...}`."""
+    """Render the members that are the same for every subscription: `"id":42,"version":1,...}`."""
     shown = _Shown(
         row.id,
         row.version,
@@ -122,7 +123,7 @@ def render(row: Notification) -> str:
 
 
 def with_event(event: str, change: Change) -> str:
-    """The whole JSON object a client sees. A deletion has only `id` and `recipientId`."""
+    """Return the complete JSON object for a client. A deletion has only `event`, `id` and `recipientId`."""
     if event == "deleted":
         recipient = _encode(change.recipient_id).decode()
         return f'{{"event":"deleted","id":{change.id},"recipientId":{recipient}}}'

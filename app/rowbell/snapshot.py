@@ -1,8 +1,8 @@
-"""A PostgreSQL snapshot as a value: exactly which transactions a reader has seen.
+"""A PostgreSQL snapshot as a value: exactly the transactions that a reader has seen.
 
-Ids and times are not in commit order; snapshots are. `pg_current_snapshot()` prints one as `xmin:xmax:xip`:
-every transaction below `xmin` has ended, none at or above `xmax` had begun, and `xip` lists those between
-the two that were still in progress. Transaction ids here are the 64-bit ones of `pg_current_xact_id()`.
+Ids and times do not follow commit order; snapshots do. `pg_current_snapshot()` prints one as `xmin:xmax:xip`: every
+transaction below `xmin` had ended, none at or above `xmax` had begun, and `xip` lists those in between that were still
+in progress. Transaction ids are the 64-bit ones of `pg_current_xact_id()`.
 
 Source: https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
 """
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _TEXT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
-"""int() alone would take `1_0`, `+5`, `٥` and spaces. A transaction id has 64 bits: at most 20 digits."""
+"""int() alone would accept `1_0`, `+5`, `٥` and spaces. A transaction id has 64 bits: at most 20 digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one reader has seen. Snapshots of one primary are ordered: a later one covers an earlier one."""
+    """The transactions one reader has seen. Snapshots of one primary are ordered: a later one covers an earlier one."""
 
     xmin: int
     xmax: int
@@ -27,7 +27,7 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str) -> Snapshot:
-        """Read PostgreSQL's text form, e.g. `10:20:10,14,15` or `10:10:`. ValueError if it is not one."""
+        """Parse PostgreSQL's text form, e.g. `10:20:10,14,15` or `10:10:`. ValueError if the text is not a snapshot."""
         if not _TEXT.fullmatch(text):
             raise ValueError(f"not a PostgreSQL snapshot (xmin:xmax:xip): {text[:100]!r}")
         xmin, xmax, xip = text.split(":")
@@ -40,18 +40,18 @@ class Snapshot:
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.xip)))}"
 
     def visible(self, tx: int) -> bool:
-        """Had transaction `tx` ended when this snapshot was taken?"""
+        """Whether transaction `tx` had ended when this snapshot was taken."""
         return tx < self.xmax and tx not in self.xip
 
     def covers(self, other: Snapshot) -> bool:
-        """Is everything that is visible in `other` visible here too?"""
+        """Whether everything visible in `other` is also visible here."""
         return self is other or _covers(self, other)
 
     def widen(self, xid: int) -> int:
-        """The 64-bit transaction id whose low 32 bits are `xid`, the one nearest to this snapshot's xmax.
+        """Return the 64-bit transaction id nearest to this snapshot's xmax whose low 32 bits are `xid`.
 
-        The replication protocol carries 32 bits only. A change that is decoded is at most 2^31
-        transactions away from now, or PostgreSQL would have stopped to prevent a wraparound.
+        The replication protocol carries only 32 bits. A change being decoded is at most 2^31 transactions away from
+        the present, or PostgreSQL would have stopped to prevent a wraparound.
         """
         candidate = (self.xmax & ~0xFFFFFFFF) | xid
         return min(
@@ -62,13 +62,13 @@ class Snapshot:
 
 @lru_cache(maxsize=256)
 def _covers(one: Snapshot, other: Snapshot) -> bool:
-    """Remembered, because thousands of subscriptions ask it of the same two snapshots at every sweep."""
+    """Cached, because at every sweep thousands of subscriptions compare the same two snapshots."""
     if any(tx < other.xmax and tx not in other.xip for tx in one.xip):
         return False
-    # What began between our xmax and theirs is invisible here, so it must be invisible there as well.
+    # Transactions that began between our xmax and theirs are invisible here, so they must be invisible there as well.
     unseen_there = sum(1 for tx in other.xip if tx >= one.xmax)
     return other.xmax - one.xmax <= unseen_there
 
 
 EMPTY = Snapshot(0, 0)
-"""Sees nothing: the floor of a subscription that has been sent nothing."""
+"""Sees no transaction: the floor of a subscription that has been sent nothing."""

@@ -1,8 +1,8 @@
-"""The tables, triggers, view, publication and roles of Rowbell.
+"""Creates the tables, triggers, view, publication and roles of Rowbell.
 
-Everything is SQL, because most of it (column-wise publication, replica identity, ALWAYS triggers, unlogged table)
-has no other form. The tables stand a second time in `rowbell.inbox.tables`, for queries; tests compare the two, and
-compare the catalog of a migrated database with a committed listing.
+Everything is SQL, because most of it (publication with column lists, replica identity, ALWAYS triggers, unlogged table)
+has no other form. The tables are repeated in `rowbell.inbox.tables`, for queries; tests compare the two, and compare
+the catalog of a migrated database with a committed listing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CREATE FUNCTION rowbell_time_ok(t timestamptz) RETURNS boolean LANGUAGE sql IMMU
   RETURN t >= '1970-01-01 00:00:00+00' AND t < '10000-01-01 00:00:00+00';
 """
 
-# A bounded repetition such as {1,249} in a CHECK costs 16 to 22 microseconds a row, length() and a negated class 0.3.
+# A bounded repetition such as {1,249} in a CHECK costs 16 to 22 microseconds a row; length() and a negated class, 0.3.
 NOTIFICATION = r"""
 CREATE TABLE notification (
   id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -158,8 +158,8 @@ CREATE VIEW unread_notification WITH (security_invoker = true) AS
     AND channel = 'IN_APP' AND recipient_id NOT LIKE 'topic:%';
 """
 
-# Roles belong to the whole cluster, so another database may have made them, or be making them at this moment (the
-# second CREATE waits for the first to commit, and then finds the name taken).
+# Roles belong to the whole cluster, so another database may have created them, or be creating them at this moment: then
+# the second CREATE waits for the first to commit, and finds the name taken.
 ROLES = """
 DO $$
 DECLARE role text;
@@ -196,7 +196,7 @@ DROP FUNCTION notification_keep(), notification_tombstone(), notification_stamp(
 DROP FUNCTION rowbell_time_ok(timestamptz), rowbell_text_ok(text);
 """
 
-# A role on which another database of the cluster rests is kept, and so is one that is not ours to drop.
+# A role is kept if another database of the cluster depends on it, or if it is not ours to drop.
 DROP_ROLES = """
 DO $$
 DECLARE role text;
@@ -225,5 +225,5 @@ def downgrade() -> None:
 
 
 def _run(statements: str) -> None:
-    """Several statements as they stand: `op.execute` would read `[:cntrl:]` as a parameter."""
+    """Execute several statements unchanged: `op.execute` would read `[:cntrl:]` as a parameter."""
     op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})

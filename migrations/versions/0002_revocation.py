@@ -1,4 +1,4 @@
-"""Tokens that are taken back before they end."""
+"""Adds the revocation of tokens before they expire."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def downgrade() -> None:
 
 
 def _run(statements: str) -> None:
-    """As they stand: `op.execute` would read `[:cntrl:]` as a parameter."""
+    """Execute statements unchanged: `op.execute` would read `[:cntrl:]` as a parameter."""
     op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})

@@ -126,7 +126,7 @@ def test_a_user_that_is_neither_text_nor_a_whole_number_is_refused(value: object
 
 @pytest.mark.parametrize("value", ["", "a/b", "topic:news", "a" * 256, "al\nice", 10**300])
 def test_a_user_of_another_claim_must_be_a_recipient_too(value: object) -> None:
-    assert refusal(BY_ID, GOOD | {"id": value}).startswith("the user's id (`id`) ")
+    assert refusal(BY_ID, GOOD | {"id": value}).startswith("the token is refused: its `id` ")
 
 
 def test_a_token_without_the_claim_that_names_the_user_is_refused_whatever_its_subject() -> None:
@@ -180,7 +180,7 @@ def test_a_pattern_that_no_topic_can_match_is_refused_without_being_quoted(patte
     said = refusal(Rules(), GOOD | {"topics": ["orders", pattern]})
 
     assert "`topics`" in said
-    assert "a # that is not its last segment" in said
+    assert "has a # that is not its last segment" in said
     assert "news" not in said
 
 

@@ -310,10 +310,10 @@ FAULTS = [
     pytest.param(redirect, "it redirects", id="redirect"),
     pytest.param(a_page, "not JSON", id="a page"),
     pytest.param(nothing, "not JSON", id="nothing"),
-    pytest.param(another_object, "no list `keys`", id="another object"),
+    pytest.param(another_object, "no array `keys`", id="another object"),
     pytest.param(too_much, "longer than", id="too much"),
     pytest.param(too_many, "more than 64 keys", id="too many"),
-    pytest.param(twice, "a name twice", id="twice"),
+    pytest.param(twice, "repeats a name", id="twice"),
     pytest.param(deep, "not JSON", id="deep"),
 ]
 
@@ -397,7 +397,10 @@ async def test_a_reading_that_hangs_is_given_up_and_no_second_one_begins_beside_
     assert isinstance(await refused(gateway, UNKNOWN), KeysUnavailable)
 
     assert len(issuer.requests) == 2
-    assert [event["reason"] for event in events] == ["it does not answer in time", "the attempt before still hangs"]
+    assert [event["reason"] for event in events] == [
+        "it does not answer in time",
+        "the previous attempt is still blocked",
+    ]
 
 
 async def test_stopping_does_not_wait_for_a_reading_that_hangs(issuer: Issuer) -> None:

@@ -72,7 +72,7 @@ def test_a_secret_beside_public_keys_is_refused_unless_it_is_asked_for(
 ) -> None:
     said = refusal(Settings(jwt_secret=SECRET, **{public: jwks_file if public == "jwt_jwks" else pem_file}))
 
-    assert f"ROWBELL_JWT_SECRET is set beside ROWBELL_{public.upper()}" in said
+    assert f"ROWBELL_JWT_SECRET is set together with ROWBELL_{public.upper()}" in said
     assert "could be any user" in said
     assert "ROWBELL_JWT_ALGORITHMS=HS256,RS256" in said
 
@@ -118,15 +118,15 @@ def test_a_secret_beside_public_keys_is_taken_where_algorithms_of_both_are_named
         ),
         (
             Settings(jwt_secret=SECRET, jwt_algorithms="HS256,RS256,ES256"),
-            "names RS256, ES256, for which ROWBELL_JWT_PUBLIC_KEY_FILE or ROWBELL_JWT_JWKS must be set",
+            "names RS256, ES256, which requires ROWBELL_JWT_PUBLIC_KEY_FILE or ROWBELL_JWT_JWKS",
         ),
         (
             Settings(jwt_jwks=URL, jwt_algorithms="HS256,RS256"),
-            "names HS256, for which ROWBELL_JWT_SECRET must be set",
+            "names HS256, which requires ROWBELL_JWT_SECRET",
         ),
         (
             Settings(jwt_secret=SECRET[:40], jwt_algorithms="HS256,HS512"),
-            "ROWBELL_JWT_SECRET is too short for HS512: it must have 64 bytes or more",
+            "ROWBELL_JWT_SECRET is too short for HS512: it needs at least 64 bytes",
         ),
         (Settings(jwt_secret=SECRET[:40], jwt_algorithms="HS384"), "it has 40 bytes"),
         (Settings(jwt_secret=pem(RSA)), "ROWBELL_JWT_SECRET is wrong: it is a public key"),
@@ -143,7 +143,7 @@ def test_no_source_at_all_is_refused_with_all_of_them() -> None:
     said = refusal(Settings())
 
     assert said.startswith("ROWBELL_JWT_SECRET is not set. ")
-    assert "ROWBELL_JWT_PUBLIC_KEY_FILE, ROWBELL_JWT_JWKS" in said
+    assert "ROWBELL_JWT_PUBLIC_KEY_FILE or ROWBELL_JWT_JWKS" in said
 
 
 def test_a_weak_key_in_a_file_is_refused_with_the_setting_and_the_file(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_weak_key_in_a_file_is_refused_with_the_setting_and_the_file(tmp_path:
 
     assert said == (
         f"ROWBELL_JWT_PUBLIC_KEY_FILE: {tmp_path}/weak.pem is wrong: key 1 of 1 cannot be used: "
-        "it is an RSA key of 1024 bits: 2048 to 8192 are taken"
+        "it is an RSA key of 1024 bits: 2048 to 8192 are accepted"
     )
 
 
@@ -174,7 +174,7 @@ def test_a_list_that_is_taken_for_a_file_is_refused_with_how_it_would_be_a_url()
 
     assert said == (
         "ROWBELL_JWT_JWKS: login.example.org cannot be read: No such file or directory. "
-        "Without https:// it is taken for a file."
+        "Without https:// it is read as a file."
     )
 
 
@@ -207,10 +207,10 @@ def test_a_url_without_tls_to_another_machine_is_warned_of(
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("ROWBELL_JWT_ALGORITHMS", "none", "'none' is none of HS256"),
-        ("ROWBELL_JWT_ALGORITHMS", "RS256,", "'' is none of HS256"),
-        ("ROWBELL_JWT_ALGORITHMS", "rs256", "'rs256' is none of HS256"),
-        ("ROWBELL_JWT_ALGORITHMS", "ES512", "'ES512' is none of HS256"),
+        ("ROWBELL_JWT_ALGORITHMS", "none", "'none' is not one of HS256"),
+        ("ROWBELL_JWT_ALGORITHMS", "RS256,", "'' is not one of HS256"),
+        ("ROWBELL_JWT_ALGORITHMS", "rs256", "'rs256' is not one of HS256"),
+        ("ROWBELL_JWT_ALGORITHMS", "ES512", "'ES512' is not one of HS256"),
         ("ROWBELL_JWT_JWKS", "file:///etc/jwks.json", "must begin with http:// or https://"),
         ("ROWBELL_JWT_JWKS", "https://", "must begin with http:// or https://"),
         ("ROWBELL_JWT_LEEWAY", "301", "a whole number from 0 to 300"),

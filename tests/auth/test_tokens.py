@@ -184,12 +184,12 @@ REFUSED_SUBJECTS = [
 
 @pytest.mark.parametrize("subject", REFUSED_SUBJECTS)
 def test_a_subject_that_cannot_be_a_recipient_is_refused(subject: str) -> None:
-    assert "the subject (`sub`)" in refusal(signed(sub=subject))
+    assert refusal(signed(sub=subject)).startswith("the token is refused: its `sub` ")
 
 
 @pytest.mark.parametrize("subject", REFUSED_SUBJECTS)
 def test_no_token_is_issued_for_a_subject_that_would_be_refused(subject: str) -> None:
-    with pytest.raises(TokenError, match="subject"):
+    with pytest.raises(TokenError, match="the user's id "):
         TOKENS.issue(subject, lifetime=60)
 
 

@@ -56,7 +56,7 @@ def test_any_other_body_is_refused(body: bytes) -> None:
 
 
 def test_a_bundle_of_another_version_is_refused_by_its_first_byte() -> None:
-    with pytest.raises(ValueError, match=r"this one with b'\\x02'"):
+    with pytest.raises(ValueError, match=r"this one begins with b'\\x02'"):
         decode_bundle(b"\x02" + encode_bundle([change(1)])[1:])
 
 

@@ -217,7 +217,7 @@ def test_a_server_that_refuses_to_be_asked_is_an_error_without_a_traceback(wal: 
         with wal.connect() as sql:
             sql.execute("REVOKE SELECT ON pg_publication FROM PUBLIC")
 
-        with pytest.raises(DatabaseError, match="refuses to be asked what it lacks: permission denied"):
+        with pytest.raises(DatabaseError, match="refuses the check of its requirements: permission denied"):
             check_requirements(url)
 
 
@@ -350,7 +350,7 @@ def test_slots_in_use_are_a_warning() -> None:
     assert findings.errors == []
     [warning] = findings.warnings
     assert warning.startswith("all 1 of max_replication_slots are in use")
-    assert "free again within wal_sender_timeout" in warning
+    assert "become free within wal_sender_timeout" in warning
 
 
 class Pooler(socketserver.ThreadingTCPServer):

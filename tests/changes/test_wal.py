@@ -440,7 +440,7 @@ async def test_a_server_that_falls_silent_is_given_up(wal: WalStream, monkeypatc
                 os.kill(silent, signal.SIGCONT)
 
     [event] = events(logs, "wal_lost")
-    assert event["problem"] == "PostgreSQL has said nothing for 1 s"
+    assert event["reason"] == "PostgreSQL has said nothing for 1 s"
 
 
 class Mute:
@@ -499,7 +499,7 @@ async def test_a_server_that_lets_in_and_says_nothing_is_given_up(monkeypatch: p
             await close_quickly(source)
 
     [event] = events(logs, "wal_lost", "wal_refused")
-    assert (event["event"], event["problem"]) == ("wal_lost", "PostgreSQL has not answered for 0.3 s")
+    assert (event["event"], event["reason"]) == ("wal_lost", "PostgreSQL has not answered for 0.3 s")
 
 
 async def test_a_look_at_what_is_lacking_behind_which_nobody_is_does_not_last(
@@ -527,7 +527,7 @@ async def test_a_slot_whose_making_is_not_answered_is_given_up(wal: WalStream, m
             await close_quickly(source)
 
     [event] = events(logs, "wal_lost")
-    assert event["problem"] == "PostgreSQL has not answered for 0.3 s"
+    assert event["reason"] == "PostgreSQL has not answered for 0.3 s"
 
 
 async def test_a_slot_is_given_up_when_the_server_cannot_be_asked_whether_it_waits(
@@ -545,7 +545,7 @@ async def test_a_slot_is_given_up_when_the_server_cannot_be_asked_whether_it_wai
         await close_quickly(source)
 
     [event] = events(logs, "wal_lost")
-    assert "timeout" in event["problem"]
+    assert "timeout" in event["reason"]
 
 
 async def test_a_slot_may_wait_longer_than_an_answer_may_take(wal: WalStream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -862,7 +862,7 @@ async def test_a_server_whose_slots_are_in_use_is_told_of_and_streams_when_one_i
             await eventually("streaming", lambda: source.streaming)
             await close_quickly(source)
 
-    assert logs[0]["problem"] == "all replication slots are in use\nHINT:  Free one or increase max_replication_slots."
+    assert logs[0]["reason"] == "all replication slots are in use\nHINT:  Free one or increase max_replication_slots."
     assert "all 1 of max_replication_slots are in use" in logs[0]["advice"][0]
 
 

@@ -113,7 +113,7 @@ def test_a_connector_that_runs_but_never_streams_is_not_taken_for_one_that_does(
     ran = rowbell("apply", "--file", str(file), "--timeout", "8")
     # Then
     assert ran.returncode == 1
-    assert "it is RUNNING, its task RUNNING, and its position does not move" in ran.stderr
+    assert "it is RUNNING, its task is RUNNING, and its position does not advance" in ran.stderr
 
 
 def test_a_configuration_that_connect_refuses_is_reported_with_the_reason(
@@ -125,7 +125,7 @@ def test_a_configuration_that_connect_refuses_is_reported_with_the_reason(
     ran = rowbell("apply", "--file", str(file))
     # Then
     assert ran.returncode == 1
-    assert "refused it with status 400" in ran.stderr
+    assert "refused the request with status 400" in ran.stderr
     assert 'password authentication failed for user "connector"' in ran.stderr
 
 
@@ -139,7 +139,7 @@ def test_the_status_of_a_connector_that_nobody_registered_says_what_to_do(
     # Then
     assert (ran.returncode, ran.stdout) == (
         1,
-        f"{file.stem}: not registered; rowbell connector apply registers it\n",
+        f"{file.stem}: not registered. To register it: rowbell connector apply\n",
     )
 
 
@@ -152,7 +152,7 @@ def test_a_connect_that_is_away_is_tried_until_the_time_is_over(rowbell: Rowbell
         ran = rowbell("status", "--timeout", "1", ROWBELL_CONNECT_URL=url)
     # Then
     assert ran.returncode == 1
-    assert f"Kafka Connect at {url} cannot do it: [Errno 111] Connection refused" in ran.stderr
+    assert f"Kafka Connect at {url} cannot be used: [Errno 111] Connection refused" in ran.stderr
 
 
 def test_the_database_password_is_not_in_what_connect_shows(stack: Stack) -> None:

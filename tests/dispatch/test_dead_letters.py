@@ -104,5 +104,5 @@ async def test_a_kafka_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(dead_letters, "DELIVERY_SECONDS", 1)
     letters = KafkaDeadLetters("127.0.0.1:1", "topic")
 
-    with pytest.raises(StreamUnavailable, match="keeps no dead letters on topic"):
+    with pytest.raises(StreamUnavailable, match="cannot be written to the Kafka topic topic"):
         await letters.keep([RECORD])

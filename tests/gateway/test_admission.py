@@ -474,12 +474,12 @@ class TestTls:
             (missing, good.keyfile, rf"ROWBELL_SSL_CERTFILE: {missing} cannot be read: No such file"),
             (good.certfile, missing, rf"ROWBELL_SSL_KEYFILE: {missing} cannot be read: No such file"),
             (good.certfile, tmp_path, r"ROWBELL_SSL_KEYFILE: .* cannot be read: Is a directory"),
-            (good.certfile, other.keyfile, "ROWBELL_SSL_KEYFILE: the key in .*other.key is not that of"),
+            (good.certfile, other.keyfile, "ROWBELL_SSL_KEYFILE: the key in .*other.key does not match"),
             (encrypted.certfile, encrypted.keyfile, "ROWBELL_SSL_KEYFILE: the key is encrypted"),
             (empty, good.keyfile, "ROWBELL_SSL_CERTFILE: .*BEGIN CERTIFICATE"),
             (good.certfile, empty, "ROWBELL_SSL_CERTFILE: .*BEGIN CERTIFICATE"),
             (good.certfile, None, "ROWBELL_SSL_CERTFILE: .*BEGIN CERTIFICATE"),
-            (None, good.keyfile, "ROWBELL_SSL_KEYFILE is set and ROWBELL_SSL_CERTFILE is not"),
+            (None, good.keyfile, "ROWBELL_SSL_KEYFILE is set but ROWBELL_SSL_CERTFILE is not"),
         ):
             settings = Settings(
                 ssl_certfile=certfile and str(certfile),

@@ -118,9 +118,9 @@ class TestIds:
         [
             ("", "Input data was truncated"),
             ("[1]", "Expected `object`"),
-            ("{}", "names ids and all, or neither"),
-            ('{"all":true,"ids":[1]}', "names ids and all, or neither"),
-            ('{"all":false}', "names ids and all, or neither"),
+            ("{}", "Give either ids or all"),
+            ('{"all":true,"ids":[1]}', "Give either ids or all"),
+            ('{"all":false}', "Give either ids or all"),
             ('{"ids":["1"]}', "Expected `int`, got `str`"),
             ('{"ids":[1],"user":"bob"}', "unknown field `user`"),
             ('{"ids":[0]}', ">= 1"),

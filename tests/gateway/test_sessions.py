@@ -54,7 +54,7 @@ class TestTokens:
         [
             ("nonsense", "malformed"),
             ("", "missing"),
-            (TOKENS.issue("mallory", 3600), "another user"),
+            (TOKENS.issue("mallory", 3600), "a different user"),
             (TOKENS.issue("steady", 60, issued_at=int(time.time()) - 3600), "expired"),
         ],
         ids=["malformed", "empty", "another user's", "expired"],

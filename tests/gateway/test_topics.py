@@ -206,7 +206,7 @@ class TestWhatIsLeftAlone:
             await opened.send("SUBSCRIBE\nid:1\ndestination:/topic/t\nreceipt:r\n\n\0")
             assert (await next_frame(opened)).headers["receipt-id"] == "r"
             await opened.send('SEND\ndestination:/app/notifications/read\n\n{"all":true}\0')
-            assert "All of what?" in (await next_frame(opened)).body
+            assert "Subscribe to /user/queue/notifications first" in (await next_frame(opened)).body
 
 
 class TestPermission:
@@ -229,7 +229,7 @@ class TestPermission:
             error = await next_frame(opened)
             assert (error.command, error.headers["receipt-id"]) == ("ERROR", "r")
             assert error.headers["message"] == "the token does not allow /topic/secret"
-            assert error.body == "Its claim topics must have a pattern that the name matches."
+            assert error.body == "The token's topics claim must contain a pattern that matches the name."
             assert await close_code(opened) == 1008
 
     @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ class TestWhatIsWrong:
             ROWBELL_RABBITMQ_URL=f"amqp://{unused}",
         )
         assert result.returncode == 1
-        assert result.stderr.count("A gateway does not start without it") == 1
+        assert result.stderr.count("A gateway does not start without its database") == 1
 
     def test_no_worker_starts_when_a_metrics_port_is_taken(self, postgres_only: PostgresOnly) -> None:
         port = free_port(following=1)
@@ -244,4 +244,4 @@ class TestWhatIsWrong:
     def test_embedded_has_one(self, postgres_only: PostgresOnly) -> None:
         result = self.rowbell(postgres_only, "--embedded")
         assert result.returncode == 2
-        assert "leave out --workers" in result.stderr
+        assert "omit --workers" in result.stderr

@@ -79,7 +79,7 @@ class TestWhatItDoes:
         status = rowbell(server.url(bare))
         # then
         assert status == 0
-        assert capsys.readouterr().out == f"{server.url(bare)}: the schema was made, at version {schema.head()}\n"
+        assert capsys.readouterr().out == f"{server.url(bare)}: the schema was created, at version {schema.head()}\n"
         with server.connect(bare) as session:
             session.execute("INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')")
 
@@ -88,18 +88,18 @@ class TestWhatItDoes:
     ) -> None:
         assert rowbell(server.url(database)) == 0
         assert capsys.readouterr().out == (
-            f"{server.url(database)}: the schema is at version {schema.head()} already, nothing to do\n"
+            f"{server.url(database)}: the schema is already at version {schema.head()}, nothing to do\n"
         )
 
     def test_an_upgrade_names_both_versions(self) -> None:
-        assert command.told(Outcome("0001", "0002", None)) == "the schema was brought from version 0001 to 0002"
+        assert command.told(Outcome("0001", "0002", None)) == "the schema was upgraded from version 0001 to 0002"
 
     def test_two_at_once_both_succeed(self, server: PostgresServer, bare: str) -> None:
         url = server.url(bare)
         printed = at_once(url, url)
         assert sorted(printed) == [
-            f"{url}: the schema is at version {schema.head()} already, nothing to do\n",
-            f"{url}: the schema was made, at version {schema.head()}\n",
+            f"{url}: the schema is already at version {schema.head()}, nothing to do\n",
+            f"{url}: the schema was created, at version {schema.head()}\n",
         ]
 
     def test_a_role_that_another_database_is_making_at_this_moment_is_taken_as_made(self) -> None:
@@ -205,9 +205,9 @@ class TestRights:
         with pytest.raises(DatabaseError) as refusal:
             migrate(server.url(bare, owner))
         assert str(refusal.value).splitlines() == [
-            "the login owner lacks rights; a superuser can give them:",
-            "CREATE on the schema public, to make tables: GRANT CREATE ON SCHEMA public TO owner;",
-            f"CREATE on the database, to make a publication: GRANT CREATE ON DATABASE {bare} TO owner;",
+            "the login owner lacks rights; a superuser can grant them:",
+            "CREATE on the schema public, to create tables: GRANT CREATE ON SCHEMA public TO owner;",
+            f"CREATE on the database, to create a publication: GRANT CREATE ON DATABASE {bare} TO owner;",
         ]
 
     def test_the_sql_it_names_is_enough(self, server: PostgresServer, template: str, bare: str, owner: str) -> None:
@@ -235,7 +235,7 @@ class TestRights:
             with pytest.raises(DatabaseError) as refusal:
                 migrate(server.url(name, "owner"))
             assert str(refusal.value).splitlines()[1:] == [
-                "CREATEROLE, to make roles: ALTER ROLE owner CREATEROLE; or make them yourself: "
+                "CREATEROLE, to create roles: ALTER ROLE owner CREATEROLE; or create them yourself: "
                 "CREATE ROLE rowbell_app; CREATE ROLE rowbell_gateway; CREATE ROLE rowbell_connector;"
             ]
             # when

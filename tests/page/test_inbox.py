@@ -214,7 +214,7 @@ async def test_whom_no_row_can_be_for_is_refused_with_the_reason(open_window: Op
     page = await open_window("a%2Fb")
 
     await expect(page.locator("#state")).to_have_text("Connection: Refused")
-    notice = page.get_by_role("alert").filter(has_text="The server refused the connection: the subject")
+    notice = page.get_by_role("alert").filter(has_text="The server refused the connection: the user's id")
     await expect(notice).to_be_visible()
     await page.get_by_role("button", name="Try again").click()
     await expect(notice).to_be_visible()
@@ -303,7 +303,7 @@ async def test_a_long_body_is_shown_when_it_is_asked_for(open_window: Open, rows
     body = row(page, "Long").locator(".body")
     before = await body.bounding_box()
 
-    await page.get_by_role("button", name="Show all of it").click()
+    await page.get_by_role("button", name="Show all").click()
 
     after = await body.bounding_box()
     assert before is not None

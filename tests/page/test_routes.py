@@ -183,7 +183,7 @@ class TestTokens:
         answer = await client.post("/page/token", {"user": user})
 
         assert (answer.status, answer.json["field"]) == (422, "user")
-        assert answer.json["error"].startswith("the subject")
+        assert answer.json["error"].startswith("the user's id")
 
 
 class TestRows:
@@ -345,7 +345,7 @@ class TestRequests:
         answer = await client.post("/page/token", content)
 
         assert answer.status == 400
-        assert answer.json["error"].startswith("The request is not what was expected: ")
+        assert answer.json["error"].startswith("The request is not valid: ")
 
     async def test_what_is_too_long_is_refused(self, client: Client) -> None:
         answer = await client.post("/page/token", b" " * (MAX_BODY + 1))
@@ -364,7 +364,7 @@ class TestRequests:
         answer = await client.post_half("/page/token", a_space)
 
         assert (answer.status, answer.headers["connection"]) == (408, "close")
-        assert answer.json["error"].startswith("The request was not there whole after ")
+        assert answer.json["error"].startswith("The request was not complete after ")
 
     async def test_one_that_breaks_off_is_no_error_of_ours(self, client: Client) -> None:
         async def broken() -> Any:

@@ -25,7 +25,7 @@ def test_the_environment_replaces_a_port() -> None:
 
 @pytest.mark.parametrize("text", ["redis", "0", "65536", "-1", "٤٢"])
 def test_what_is_no_port_is_refused_with_its_name(text: str) -> None:
-    with pytest.raises(StackError, match=r"STACK_REDIS_PORT=.* is no port"):
+    with pytest.raises(StackError, match=r"STACK_REDIS_PORT=.* is not a port"):
         default_ports({"STACK_REDIS_PORT": text})
 
 
@@ -33,7 +33,7 @@ def test_a_name_that_is_no_port_is_refused(tmp_path: Path) -> None:
     # Given
     (file := tmp_path / "ports.env").write_text("STACK_REDDIS_PORT=1\n")
     # When, then
-    with pytest.raises(StackError, match=r"STACK_REDDIS_PORT .* is no port of the stack"):
+    with pytest.raises(StackError, match=r"STACK_REDDIS_PORT .* is not a port of the stack"):
         default_ports({}, file)
 
 
@@ -48,7 +48,7 @@ def test_a_busy_port_is_named_with_its_program_and_the_way_to_change_it() -> Non
         with pytest.raises(StackError) as raised:
             check_free(ports, running=[])
     # Then
-    assert f"Port {port} is busy; kafka needs it." in str(raised.value)
+    assert f"Port {port} is busy, and kafka needs it." in str(raised.value)
     assert "make stack STACK_KAFKA_PORT=" in str(raised.value)
     assert "stack/ports.env" in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1

@@ -76,7 +76,7 @@ def test_everything_starts_once_and_stops_without_leaving_a_process(person: Pers
     # Then
     assert started.returncode == 0, started.stdout + started.stderr
     assert "rowbell listen alice" in started.stdout
-    assert "Everything is up already." in again.stdout
+    assert "Everything is already up." in again.stdout
     assert (status.returncode, status.stdout.count("RUNNING")) == (0, len(SERVERS) + len(PROCESSES)), status.stdout
     # And it works for whoever sources the environment
     script = f'. {person.home.env_file}; psql -qAt "$ROWBELL_DATABASE_URL" -c "$1"; rowbell connector status'
@@ -87,7 +87,7 @@ def test_everything_starts_once_and_stops_without_leaving_a_process(person: Pers
     stopped, nothing = person("stop"), person("stop")
     # Then
     assert stopped.stdout.startswith("Stopped, after "), stopped.stdout + stopped.stderr
-    assert nothing.stdout == "Nothing runs.\n"
+    assert nothing.stdout == "Nothing is running.\n"
     assert processes_of(person.home) == []
     assert [name for name, port in person.ports.items() if is_busy(port)] == []
 
@@ -100,7 +100,10 @@ def test_a_stop_ends_what_a_killed_supervisord_left(person: Person) -> None:
     # When
     ran = person("stop")
     # Then
-    assert (ran.returncode, ran.stdout) == (0, "Nothing ran but what a killed supervisord left; that is ended.\n")
+    assert (ran.returncode, ran.stdout) == (
+        0,
+        "Only leftovers of a killed supervisord were running; they are stopped.\n",
+    )
     assert processes_of(person.home) == []
     assert [name for name, port in person.ports.items() if is_busy(port)] == []
 
@@ -129,7 +132,7 @@ def test_a_busy_port_ends_the_start_before_anything_runs(person: Person) -> None
         ran = person("start", STACK_CONNECT_PORT=port)
     # Then
     assert ran.returncode == 1
-    assert f"Port {port} is busy; connect needs it." in ran.stderr
+    assert f"Port {port} is busy, and connect needs it." in ran.stderr
     assert processes_of(person.home) == []
 
 

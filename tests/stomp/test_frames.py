@@ -63,7 +63,7 @@ BROKEN = {
     "an undefined escape": (b"SEND\na:\\t\nreceipt:7\n\n\0", "A header has an undefined escape sequence"),
     "a backslash at the end": (b"SEND\na:\\\nreceipt:7\n\n\0", "A header has an undefined escape sequence"),
     "headers that are not UTF-8": (b"SEND\na:\xff\n\n\0", "The headers are not UTF-8"),
-    "a carriage return alone": (b"SEND\nreceipt:7\na:b\rc\n\n\0", "A header holds a carriage return"),
+    "a carriage return alone": (b"SEND\nreceipt:7\na:b\rc\n\n\0", "A header contains a carriage return"),
     "a content-length too small": (
         b"SEND\nreceipt:7\ncontent-length:2\n\nabc\0",
         "The content-length header does not match the body",

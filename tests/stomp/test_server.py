@@ -136,7 +136,7 @@ def test_a_second_connect_is_an_error(command):
     event = only_event(connection, f"{command}\naccept-version:1.2\n\n\0")
 
     assert isinstance(event, Invalid)
-    assert event.message == "The client is connected already"
+    assert event.message == "The client is already connected"
 
 
 def test_the_first_frame_has_less_room_than_later_ones():

@@ -261,7 +261,7 @@ def test_subscribing_is_in_no_transaction():
         ("BEGIN\ntransaction:\nreceipt:7\n\n\0", "BEGIN needs the header transaction"),
         ("COMMIT\nreceipt:7\n\n\0", "COMMIT needs the header transaction"),
         ("ABORT\nreceipt:7\n\n\0", "ABORT needs the header transaction"),
-        (BEGIN + "BEGIN\ntransaction:t\nreceipt:7\n\n\0", "The transaction is open already"),
+        (BEGIN + "BEGIN\ntransaction:t\nreceipt:7\n\n\0", "The transaction is already open"),
         ("COMMIT\ntransaction:t\nreceipt:7\n\n\0", "The transaction is not open"),
         ("ABORT\ntransaction:t\nreceipt:7\n\n\0", "The transaction is not open"),
         (BEGIN + COMMIT + "COMMIT\ntransaction:t\nreceipt:7\n\n\0", "The transaction is not open"),

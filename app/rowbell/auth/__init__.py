@@ -1,4 +1,4 @@
-"""Who is this? Tokens, the keys that they are checked with, and what they may claim."""
+"""Authentication: tokens, the keys that verify them, and the rules for their claims."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a token claims, once its signature is known to be good.
+"""Checks the claims of a token whose signature has been verified.
 
-A token's user is the recipient of rows, so it is what the column `recipient_id` takes, topics aside. No message here
-holds a claim of the token: messages end up in logs.
+A token's user is the recipient of rows, so the same values are allowed as in the column `recipient_id`, except topics.
+No message here quotes a claim of the token, because messages end up in logs.
 
 Source: RFC 7519, 4.1 (claims) and 2 (NumericDate)
 """
@@ -18,50 +18,56 @@ from rowbell.errors import TokenError
 from rowbell.patterns import pattern_complaint
 
 MAX_SUBJECT = 255
-"""Characters, as in the CHECK of `notification.recipient_id`."""
+"""Characters; the same limit as in the CHECK of `notification.recipient_id`."""
 
 MAX_TOPICS = 100
-"""Patterns in one token: each is compared with each topic that the client asks for."""
+"""Patterns per token; each is compared with every topic that the client subscribes to."""
 
 LAST_EXPIRY = 253_402_300_799
-"""The end of the year 9999, in seconds since the epoch. An issuer that counts milliseconds would mean for ever."""
+"""The end of the year 9999, in seconds since the epoch. An `exp` in milliseconds exceeds it, and would never expire."""
 
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff/*#:]")
-"""Control characters, halves of characters, for which there is no UTF-8, and what destinations and `topic:` are made
-of."""
+"""Control characters, lone surrogates (which have no UTF-8), and the characters that have a meaning in destinations and
+in `topic:`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a valid token names, and from when until when: seconds since the epoch, None if it does not say."""
+    """The user that a valid token names, and when it was issued and expires.
+
+    Times are in seconds since the epoch, or None if the token does not state them.
+    """
 
     user: str
     expires_at: int | None
     issued_at: int | None = None
     topics: tuple[str, ...] = ()
-    """Patterns of the topics that the user may have, from the claim `topics`."""
+    """Patterns of the topics that the user may subscribe to, from the claim `topics`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What claims must be."""
+    """The claims that a token must have."""
 
     issuer: str | None = None
-    """What `iss` must be; None: anything."""
+    """The required `iss`; None accepts any."""
     audience: str | None = None
-    """What `aud` must be or hold; None: it must not be there, as the token is meant for somebody."""
+    """The value that `aud` must equal or contain; None requires `aud` to be absent, since a token that has one is not
+    for everybody."""
     leeway: int = 5
-    """Seconds that the clocks of the issuer and of this machine may differ."""
+    """Seconds by which the clocks of the issuer and this machine may differ."""
     user_claim: str = "sub"
+    """The claim that holds the user's id."""
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
+        """Return the rules of these settings."""
         return cls(settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway, settings.jwt_user_claim)
 
     def identity(self, claims: dict[str, Any], now: float) -> Identity:
-        """Whom the claims name at this time, in seconds since the epoch. TokenError if they name nobody, or not now.
+        """Return the identity that the claims establish at `now`, in seconds since the epoch.
 
-        A claim that is null counts as missing.
+        A claim that is null counts as missing. Raises TokenError if the claims break a rule.
         """
         claims = {name: value for name, value in claims.items() if value is not None}
         expires_at, issued_at = self._times(claims, now)
@@ -70,7 +76,7 @@ class Rules:
         return Identity(self._user(claims), expires_at, issued_at, _topics(claims.get("topics", [])))
 
     def claims(self, user: str) -> dict[str, Any]:
-        """The claims of a token that these rules take. TokenError if `user` cannot be a recipient."""
+        """Return claims, without times, that satisfy these rules. Raises TokenError if `user` cannot be a recipient."""
         claims = {self.user_claim: self.recipient(user), "iss": self.issuer, "aud": self.audience}
         return {name: value for name, value in claims.items() if value is not None}
 
@@ -81,11 +87,11 @@ class Rules:
         if expires_at <= now - self.leeway:
             raise refusal("it has expired")
         if expires_at > LAST_EXPIRY:
-            raise refusal("its `exp` is beyond the year 9999: it must be in seconds")
+            raise refusal("its `exp` is after the year 9999: it must be in seconds")
         issued_at = _seconds(claims, "iat")
         for begin in (_seconds(claims, "nbf"), issued_at):
             if begin is not None and begin > now + self.leeway:
-                raise refusal("it is not valid yet (`nbf` or `iat` lies ahead): compare the machines' clocks")
+                raise refusal("it is not valid yet (`nbf` or `iat` is in the future): compare the machines' clocks")
         return expires_at, issued_at
 
     def _check_issuer(self, issuer: object) -> None:
@@ -111,28 +117,36 @@ class Rules:
         value = claims.get(self.user_claim)
         if value is None:
             raise refusal(f"it has no `{self.user_claim}`")
-        if isinstance(value, str):
-            return self.recipient(value)
-        if self.user_claim == "sub":
-            raise refusal("its subject (`sub`) is not a string")
-        if isinstance(value, int) and not isinstance(value, bool):
-            return self.recipient(str(value))
-        raise refusal(f"its `{self.user_claim}` is neither a string nor a whole number")
+        if not isinstance(value, str):
+            if self.user_claim == "sub":
+                raise refusal("its `sub` is not a string")
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise refusal(f"its `{self.user_claim}` is neither a string nor an integer")
+        if problem := _recipient_complaint(user := str(value)):
+            raise refusal(f"its `{self.user_claim}` {problem}")
+        return user
 
     def recipient(self, user: str) -> str:
-        """`user`, if rows can be for them. TokenError if not."""
-        name = "the subject (`sub`)" if self.user_claim == "sub" else f"the user's id (`{self.user_claim}`)"
-        if not user:
-            raise TokenError(f"{name} is empty: it must be the user's id")
-        if len(user) > MAX_SUBJECT:
-            raise TokenError(f"{name} is longer than {MAX_SUBJECT} characters")
-        if _REFUSED.search(user):
-            raise TokenError(f"{name} holds a control character or one of / * # : and cannot be a recipient")
+        """Return `user`. Raises TokenError if no row can be addressed to such a user."""
+        if problem := _recipient_complaint(user):
+            raise TokenError(f"the user's id {problem}")
         return user
 
 
 def refusal(reason: str) -> TokenError:
+    """Return the error for a token that is invalid for this reason, a clause about "it"."""
     return TokenError(f"the token is refused: {reason}")
+
+
+def _recipient_complaint(user: str) -> str | None:
+    """Return why a user's id cannot be a recipient, as a predicate, or None if it can."""
+    if not user:
+        return "is empty"
+    if len(user) > MAX_SUBJECT:
+        return f"is longer than {MAX_SUBJECT} characters"
+    if _REFUSED.search(user):
+        return "contains a control character, a lone surrogate or one of / * # : and cannot be a recipient"
+    return None
 
 
 def _seconds(claims: dict[str, Any], name: str) -> int | None:
@@ -150,7 +164,7 @@ def _topics(value: object) -> tuple[str, ...]:
         raise refusal(f"its `topics` is not a list of at most {MAX_TOPICS} strings")
     for pattern in value:
         if not isinstance(pattern, str):
-            raise refusal("its `topics` holds something that is not a string")
+            raise refusal("its `topics` contains a value that is not a string")
         if complaint := pattern_complaint(pattern):
-            raise refusal(f"its `topics` holds a string that {complaint}")
+            raise refusal(f"its `topics` contains a string that {complaint}")
     return tuple(value)

@@ -1,6 +1,6 @@
-"""Reads an issuer's list of keys, from a URL or a file. Blocking: never on the event loop.
+"""Reads an issuer's key set from a URL or a file. Blocking: never call it on the event loop.
 
-OSError, whose text holds no password, says why a document cannot be had.
+Failures raise OSError; its text never contains a password.
 """
 
 from __future__ import annotations
@@ -12,27 +12,30 @@ if TYPE_CHECKING:
     from requests import RequestException
 
 MAX_DOCUMENT = 256 * 1024
-"""Bytes: room for hundreds of keys with their certificates; real lists have 1 to 20 KiB."""
+"""Bytes. Enough for hundreds of keys with certificates; real key sets have 1 to 20 KiB."""
 
 CONNECT_SECONDS = 3.05
-"""A little more than the three seconds after which TCP repeats its first packet."""
+"""Slightly more than the three seconds after which TCP retransmits its first packet."""
 SILENCE_SECONDS = 5.0
-"""How long the server may say nothing."""
+"""How long the server may stay silent between two reads."""
 TOTAL_SECONDS = 10.0
-"""How long the body may take to come."""
+"""How long the body may take to arrive."""
 
 
 def read_file(path: str) -> bytes:
+    """Return the file's content. Raises OSError if it cannot be read or is longer than MAX_DOCUMENT bytes."""
     with open(path, "rb") as file:
         return _bounded(file.read(MAX_DOCUMENT + 1))
 
 
 def read_url(url: str) -> bytes:
-    """The body that GET answers with status 200. Redirects are not followed: one could lead anywhere, and out of TLS.
+    """Return the body of a GET request that is answered with status 200.
 
-    What `requests` reads from the environment counts here as well: proxies, REQUESTS_CA_BUNDLE.
+    Redirects are not followed: one could lead anywhere, and away from TLS. The environment variables that `requests`
+    reads (proxies, REQUESTS_CA_BUNDLE) apply. Raises OSError on any failure, on timeouts, and if the body is longer
+    than MAX_DOCUMENT bytes.
     """
-    import requests  # 50 ms, which `rowbell token` need not wait for
+    import requests  # takes 50 ms, which `rowbell token` does without
     from urllib3.exceptions import HTTPError
 
     begun = time.monotonic()
@@ -42,7 +45,7 @@ def read_url(url: str) -> bytes:
             url, headers=headers, timeout=(CONNECT_SECONDS, SILENCE_SECONDS), allow_redirects=False, stream=True
         ) as answer:
             if answer.is_redirect:
-                raise OSError(f"it redirects (status {answer.status_code}): set the address that it leads to")
+                raise OSError(f"it redirects (status {answer.status_code}): set the address that it redirects to")
             if answer.status_code != requests.codes.ok:
                 raise OSError(f"it answers with status {answer.status_code}")
             return _body(answer.raw, begun + TOTAL_SECONDS)
@@ -53,7 +56,7 @@ def read_url(url: str) -> bytes:
 
 
 def _body(raw: Any, deadline: float) -> bytes:
-    """All of it, by single reads of the socket: a server that sends a byte now and then must not hold us."""
+    """Read the whole body with single socket reads, so that a server that trickles bytes cannot hold us up."""
     body = bytearray()
     while chunk := raw.read1(16 * 1024, decode_content=True):
         body += _bounded(chunk, so_far=len(body))
@@ -69,7 +72,10 @@ def _bounded(data: bytes, so_far: int = 0) -> bytes:
 
 
 def _reason(error: RequestException) -> str:
-    """The texts of requests and urllib3 quote the URL, which may hold a password: the operating system's do not."""
+    """Describe the error without the URL, which may contain a password.
+
+    The messages of requests and urllib3 quote the URL; those of the operating system do not.
+    """
     innermost: BaseException = error
     while innermost.__context__ is not None:
         innermost = innermost.__context__

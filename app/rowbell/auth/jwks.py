@@ -1,14 +1,15 @@
-"""The issuer's list of public keys (JWKS): read, kept, and read again.
+"""The issuer's key set (JWKS): reads it, caches it, and refreshes it.
 
-    what happens                            what follows
+    event                                   effect
     --------------------------------------  ------------------------------------------------------------------------
-    it was read                             its keys, and only they, are good; read again after REFRESH_SECONDS
-    a token comes that none of them made    it is read again, but not within COOLDOWN seconds of the last time, by
-                                            whomever that was asked: strangers' tokens cannot make us press the issuer
-    it cannot be read, or is no such list   the keys of the last time stay good; it is tried again with back-off
+    the key set is read                     its keys, and only those, are valid; read again after REFRESH_SECONDS
+    a token arrives that no key verifies    the key set is read again, but not within COOLDOWN seconds of the last
+                                            read, whoever caused that: strangers' tokens cannot make us flood the
+                                            issuer
+    reading fails, or it is not a key set   the last known keys stay valid; reading is retried with back-off
 
-All state lives on the event loop and changes between two instructions. Only the reading, which blocks, is done by a
-thread, one at a time.
+All state lives on the event loop, and no await separates related changes. Only the blocking read runs in a thread, one
+at a time.
 
 Source: RFC 7517, 5 (JWK Set)
 """
@@ -31,25 +32,26 @@ from rowbell.logs import get_logger
 log = get_logger("auth.jwks")
 
 REFRESH_SECONDS = 300.0
-"""Seconds until it is read again: how long a key that is no longer listed stays good."""
+"""Seconds between two regular reads; also how long a key stays valid after the issuer has removed it."""
 COOLDOWN = 5.0
-"""Seconds from one reading that was asked for to the next."""
+"""Minimum seconds between two reads on request."""
 RETRY_FIRST, RETRY_CAP = 1.0, 30.0
-"""Seconds of back-off while it cannot be read."""
+"""Seconds of back-off while the key set cannot be read: the first delay, and the longest."""
 ATTEMPT = 15.0
-"""Seconds after which a reading counts as failed, whatever its thread still waits for."""
+"""Seconds after which a read counts as failed, even if its thread is still blocked."""
 
 MAX_KEYS = 64
-"""Real lists have 2 to 20."""
+"""Real key sets have 2 to 20."""
 MAX_TRIED = 8
-"""Keys that one token is tried with, where no name says which: a signature of P-384 costs 0.7 ms of the event loop."""
+"""Keys tried per token when no `kid` tells which: verifying a P-384 signature takes 0.7 ms of the event loop."""
 MAX_WAITING = 1000
-"""Clients that wait for a reading at once; a token costs nothing to make, and each of them holds a connection."""
+"""Clients that may wait for a read at once: a token costs nothing to make, and each waiting client holds a
+connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one reading found: keys that can be used, and why others cannot."""
+    """The result of one read: the usable keys, and why other entries are not usable."""
 
     keys: tuple[Key, ...]
     complaints: tuple[str, ...] = ()
@@ -60,9 +62,10 @@ class Listing:
             self.by_kid.setdefault(key.kid, []).append(key)
 
     def candidates(self, kid: str | None) -> Collection[Key]:
-        """The keys of this name; if there is none, those without a name. Any may have made a token without `kid`.
+        """Return the keys with this `kid`; if there are none, those without a `kid`. For a token without one, return
+        any.
 
-        At most MAX_TRIED, the first of the list.
+        At most the first MAX_TRIED are returned.
         """
         if kid is None:
             return self.keys[:MAX_TRIED]
@@ -70,14 +73,14 @@ class Listing:
 
 
 def read_listing(document: bytes, allowed: Collection[str]) -> Listing:
-    """The keys that a JWKS lists for the `allowed` algorithms. ValueError if it is none.
+    """Parse a JWKS and return its keys for the `allowed` algorithms.
 
-    Entries that cannot be used are left out, with a complaint: RFC 7517, 5. A list without keys is one, too: then
-    no token is good.
+    Unusable entries are skipped, with a complaint (RFC 7517, 5). An empty key set is valid, and makes every token
+    invalid. Raises ValueError if the document is not a JWKS or lists more than MAX_KEYS keys.
     """
     entries = read_object(document).get("keys")
     if not isinstance(entries, list):
-        raise ValueError("it has no list `keys`")
+        raise ValueError("it has no array `keys`")
     if len(entries) > MAX_KEYS:
         raise ValueError(f"it lists more than {MAX_KEYS} keys")
     keys, complaints = [], []
@@ -90,7 +93,7 @@ def read_listing(document: bytes, allowed: Collection[str]) -> Listing:
 
 
 class Jwks:
-    """The list in one place. `run` keeps it fresh; without that, what `load` read stays."""
+    """The key set of one issuer. `run` keeps it fresh; without `run`, the keys that `load` read stay."""
 
     def __init__(
         self,
@@ -99,61 +102,65 @@ class Jwks:
         allowed: Collection[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`read` gives the document, may block, and raises OSError; `place` says in logs where it is."""
+        """`read` returns the document, may block, and raises OSError; `place` is its location, for logs."""
         self._read = read
         self._place = place
         self.algorithms = frozenset(allowed) - SECRET_BYTES.keys()
-        """What its keys may be used with."""
+        """Algorithms that its keys may be used with."""
         self._clock = clock
         self._listing: Listing | None = None
-        """Tracks what was read last. None: nothing yet."""
+        """Tracks the result of the last successful read; None before the first."""
         self._complaints: tuple[str, ...] = ()
-        """Tracks which complaints are in the log already."""
+        """Tracks the complaints already logged."""
         self._failure: str | None = None
-        """Tracks why it cannot be read at present."""
+        """Tracks why reading currently fails; None while it succeeds."""
         self._delays = backoff(RETRY_FIRST, RETRY_CAP)
         self._begun = 0
-        """Counts the attempts to read it."""
+        """Counts the attempts."""
         self._succeeded = 0
-        """Tracks the number of the last attempt that did."""
+        """Tracks the number of the last attempt that succeeded."""
         self._begun_at = float("-inf")
         self._next_at = float("-inf")
-        """Track, by the clock, when the last attempt began and when the next is due by itself."""
+        """Track, by the clock, when the last attempt began and when the next regular one is due."""
         self._is_reading = False
         self._asked = False
-        """Tracks whether somebody wants it to be read again before."""
+        """Tracks whether a read was requested ahead of schedule."""
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
-        """Set, and replaced by another one, when an attempt ends."""
+        """Set, and replaced by a new event, when an attempt ends."""
         self._waiting = 0
         self._reading: Future[Listing] | None = None
-        """Tracks the thread's work; it may outlast an attempt that was given up."""
+        """Tracks the thread's work, which may outlast an attempt that timed out."""
 
     @property
     def is_loaded(self) -> bool:
+        """Whether the key set has been read at least once."""
         return self._listing is not None
 
     # Asking.
 
     def candidates(self, kid: str | None) -> Collection[Key]:
-        """The keys that may have made a token with this `kid`."""
+        """Return the keys that may have signed a token with this `kid`."""
         return () if self._listing is None else self._listing.candidates(kid)
 
     def lists(self, kid: str | None) -> bool:
-        """Is there a key of this name? A token without one could be of a key that is not listed yet."""
+        """Whether a key with this `kid` is listed.
+
+        False for None: a token without a `kid` may have been signed with a key that is not listed yet.
+        """
         return kid is not None and self._listing is not None and kid in self._listing.by_kid
 
     def ask(self) -> None:
-        """Have it read again soon; never waits."""
+        """Request a read as soon as COOLDOWN allows; never waits."""
         self._asked = True
         self._wake.set()
 
     async def renewed(self, within: float) -> bool:
-        """Have it read again, and wait for that for at most so many seconds.
+        """Request a read, and wait for its end for at most `within` seconds.
 
-        True if a reading that began after this call succeeded: what is not in the list now is unknown to the issuer.
-        False if that is not said: it was not allowed so soon, took longer, or failed; or another reading ended, which
-        had begun before.
+        Return True if a read that began after this call succeeded: the issuer then does not know any key that is not
+        listed. Return False if that is not certain: the read was not allowed so soon, took longer, or failed, or the
+        read that ended had begun before this call.
         """
         self.ask()
         begun, ended = self._begun, self._ended
@@ -173,12 +180,12 @@ class Jwks:
     # Reading.
 
     def load(self) -> None:
-        """Read it now, blocking, before anything else runs. OSError or ValueError if it cannot be read."""
+        """Read the key set now, blocking, before anything else runs. Raises OSError or ValueError if that fails."""
         self._begun_at = self._clock()
         self._take(read_listing(self._read(), self.algorithms))
 
     async def run(self) -> None:
-        """Read it, again and again. No failure of the issuer ends it."""
+        """Read the key set regularly and on request, until cancelled. No failure of the issuer ends this."""
         while True:
             self._wake.clear()
             due = min(self._next_at, self._begun_at + COOLDOWN) if self._asked else self._next_at
@@ -202,11 +209,11 @@ class Jwks:
         self._ended = asyncio.Event()
 
     async def _read_in_thread(self) -> Listing:
-        """In a thread that nobody waits for when the process stops, as those of asyncio.to_thread are."""
+        """Read in a daemon thread, which, unlike one of asyncio.to_thread, does not delay the exit of the process."""
         if self._reading is not None and not self._reading.done():
-            raise OSError("the attempt before still hangs")
+            raise OSError("the previous attempt is still blocked")
         reading = self._reading = Future[Listing]()
-        reading.set_running_or_notify_cancel()  # from here on nobody can cancel it: the thread will set a result
+        reading.set_running_or_notify_cancel()  # from here on it cannot be cancelled, so the thread can set a result
 
         def work() -> None:
             try:

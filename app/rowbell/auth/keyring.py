@@ -1,8 +1,8 @@
-"""All keys whose tokens are good, from up to three places, and what the settings must say about them.
+"""The keys whose tokens are accepted, from up to three sources, and the checks of their settings.
 
-Secret and public keys together are a risk that has to be asked for: the secret of a development machine, left in the
-environment of a gateway that relies on an issuer's public keys, lets whoever knows it be any user. So with both,
-ROWBELL_JWT_ALGORITHMS must be set, and name algorithms of both.
+Accepting a secret and public keys together must be an explicit choice: if the secret of a development machine is left
+in the environment of a gateway that relies on an issuer's public keys, anyone who knows it can be any user. So with
+both, ROWBELL_JWT_ALGORITHMS must be set, and must name algorithms of both kinds.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from rowbell.logs import get_logger
 log = get_logger("auth")
 
 SOURCES = ("jwt_secret", "jwt_public_key_file", "jwt_jwks")
-"""The settings that say where keys come from. A gateway needs one of them."""
+"""The settings that name sources of keys. A gateway needs at least one."""
 
 SECRET = environment_name("jwt_secret")
 PUBLIC_KEY_FILE = environment_name("jwt_public_key_file")
 JWKS = environment_name("jwt_jwks")
 ALGORITHMS = environment_name("jwt_algorithms")
 
-ALONE = "Tokens are made with it alone. To use one of your issuer: rowbell listen USER --token TOKEN"
-"""What to do without a secret."""
+ALONE = "It is the only key that can sign tokens. To use a token of your issuer: rowbell listen USER --token TOKEN"
+"""Advice when there is no secret."""
 
 
 class Keyring:
+    """All keys of a gateway: the secret, fixed public keys, and the issuer's key set."""
+
     def __init__(self, secret: Key | None = None, public: Sequence[Key] = (), jwks: Jwks | None = None) -> None:
         self.secret = secret
         self.jwks = jwks
@@ -42,14 +44,19 @@ class Keyring:
 
     @classmethod
     def of(cls, settings: Settings) -> Keyring:
-        """The keys of these settings, as far as they are on this machine. SettingsError if any cannot be used."""
+        """Return the keyring of these settings, for verifying; an issuer's key set at a URL is read later.
+
+        Raises SettingsError if there is no key, or one of them cannot be used.
+        """
         _check_sources(settings)
         allowed = _allowed(settings)
         return cls(_secret(settings, allowed), _public(settings, allowed), _jwks(settings, allowed))
 
     @classmethod
     def for_issuing(cls, settings: Settings) -> Keyring:
-        """With the secret alone: no other key makes tokens. SettingsError if there is none."""
+        """Return a keyring of the secret alone, the only key that can sign. Raises SettingsError if it is not set or
+        unusable.
+        """
         try:
             settings.require("jwt_secret")
         except SettingsError as error:
@@ -59,35 +66,35 @@ class Keyring:
 
     @property
     def can_verify(self) -> bool:
-        """False until the issuer's list has been read, if it is all there is."""
+        """Whether any key is known: False until the issuer's key set has been read, if that is the only source."""
         return bool(self._fixed) or (self.jwks is not None and self.jwks.is_loaded)
 
     def candidates(self, algorithm: str, kid: str | None) -> Iterator[Key]:
-        """The keys that may have signed this."""
+        """Yield the keys that may have signed a token with this `alg` and `kid`."""
         listed = self.jwks.candidates(kid) if self.jwks else ()
         return (key for key in (*listed, *self._fixed) if algorithm in key.algorithms)
 
     def takes(self, algorithm: str) -> bool:
-        """Can there be a key for it? What a list that changes may hold is not known."""
+        """Whether a key for this algorithm may exist; the issuer's key set may gain one at any time."""
         return algorithm in self._fixed_algorithms or (self.jwks is not None and algorithm in self.jwks.algorithms)
 
 
 def _check_sources(settings: Settings) -> None:
-    """SettingsError if no key is named, or what is named does not fit together."""
+    """Raise SettingsError if no source is set, or the sources and algorithms contradict each other."""
     given = [name for name in SOURCES if getattr(settings, name) is not None]
     if not given:
         try:
             settings.require("jwt_secret")
         except SettingsError as error:
             raise SettingsError(
-                f"{error}\nOr, for tokens of an issuer with public keys: {PUBLIC_KEY_FILE}, {JWKS}"
+                f"{error}\nOr, for tokens of an issuer with public keys, set {PUBLIC_KEY_FILE} or {JWKS}"
             ) from None
     public = [environment_name(name) for name in given if name != "jwt_secret"]
     if settings.jwt_algorithms is None:
         if public and settings.jwt_secret is not None:
             raise SettingsError(
-                f"{SECRET} is set beside {' and '.join(public)}: whoever knows the secret could be any user. "
-                "Unset it; or, if tokens of both kinds are to be good, name the algorithms of both, as in "
+                f"{SECRET} is set together with {' and '.join(public)}: anyone who knows the secret could be any user. "
+                "Unset it; or, to accept tokens of both kinds, name the algorithms of both, for example "
                 f"{ALGORITHMS}={','.join(['HS256', *_usual(settings)])}"
             )
         return
@@ -101,7 +108,7 @@ def _check_sources(settings: Settings) -> None:
 
 
 def _usual(settings: Settings) -> list[str]:
-    """An algorithm for each public key; for an issuer's list, which is not read here, the one that most have."""
+    """Return an algorithm for each public key; for an issuer's key set, which is not read here, the most common one."""
     keys = _public(settings, JWT_ALGORITHMS)
     names = [next(name for name in JWT_ALGORITHMS if name in key.algorithms) for key in keys]
     return list(dict.fromkeys([*names, *(["RS256"] if settings.jwt_jwks else [])]))
@@ -111,7 +118,7 @@ def _check_named(is_given: bool, source: str, named: list[str]) -> None:
     if is_given and not named:
         raise SettingsError(f"{ALGORITHMS} names no algorithm for {source}: name one, or unset {source}")
     if named and not is_given:
-        raise SettingsError(f"{ALGORITHMS} names {', '.join(named)}, for which {source} must be set")
+        raise SettingsError(f"{ALGORITHMS} names {', '.join(named)}, which requires {source}")
 
 
 def _allowed(settings: Settings) -> Collection[str]:
@@ -127,7 +134,7 @@ def _secret(settings: Settings, allowed: Collection[str]) -> Key | None:
         raise SettingsError(f"{SECRET} is wrong: {problem}. Example: {SECRET}=$(openssl rand -hex 32)") from None
     if settings.jwt_algorithms and (short := SECRET_BYTES.keys() & set(allowed) - key.algorithms):
         least = max(SECRET_BYTES[name] for name in short)
-        raise SettingsError(f"{SECRET} is too short for {', '.join(sorted(short))}: it must have {least} bytes or more")
+        raise SettingsError(f"{SECRET} is too short for {', '.join(sorted(short))}: it needs at least {least} bytes")
     return key
 
 
@@ -143,7 +150,11 @@ def _public(settings: Settings, allowed: Collection[str]) -> list[Key]:
 
 
 def _jwks(settings: Settings, allowed: Collection[str]) -> Jwks | None:
-    """A file must be good at the start, as nobody but the operator can have put it there; a server may be away."""
+    """Return the issuer's key set, if one is set.
+
+    A file is read now and must be valid, since only the operator can have put it there; a server may be down at the
+    moment.
+    """
     if (place := settings.jwt_jwks) is None:
         return None
     if "://" in place:
@@ -155,7 +166,7 @@ def _jwks(settings: Settings, allowed: Collection[str]) -> Jwks | None:
         jwks.load()
     except OSError as error:
         raise SettingsError(
-            f"{JWKS}: {place} cannot be read: {error.strerror or error}. Without https:// it is taken for a file."
+            f"{JWKS}: {place} cannot be read: {error.strerror or error}. Without https:// it is read as a file."
         ) from None
     except ValueError as problem:
         raise SettingsError(f"{JWKS}: {place} is wrong: {problem}") from None

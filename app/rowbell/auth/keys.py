@@ -1,7 +1,7 @@
 """Keys, and the algorithms that each may be used with.
 
-The list of algorithms hangs on the key, never on the token: were a key good for whatever a token asks for, a public
-key, which everybody knows, would pass for a secret one. Problems are told by ValueError, whose text quotes no key.
+The algorithms belong to the key, never to the token: if a key were used with whatever algorithm a token names, a public
+key, which everybody knows, would pass for a secret. Problems raise ValueError, whose text quotes no key.
 
 Source: RFC 7518, 3 (algorithms and sizes), RFC 8037 (EdDSA), RFC 8725, 3.1 and 3.2, RFC 7517 (JWK)
 """
@@ -22,19 +22,19 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""The least length of the secret: that of the hash. RFC 7518, 3.2."""
+"""Algorithm → minimum length of the secret in bytes, that of the hash. RFC 7518, 3.2."""
 
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 CURVE_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",)}
-"""Curve, as OpenSSL calls it → the only algorithm for it. RFC 7518, 3.4: P-256 and P-384."""
+"""Curve, by its OpenSSL name → its only algorithm. RFC 7518, 3.4: P-256 and P-384."""
 
 MIN_RSA_BITS = 2048
 """RFC 7518, 3.3."""
 MAX_RSA_BITS = 8192
-"""A signature of a key with 16,384 bits takes a millisecond of the event loop to check."""
+"""Verifying a signature of a 16,384-bit key takes a millisecond of the event loop."""
 
 MAX_KID = 1024
-"""Characters. It is only ever compared; a longer one is no name."""
+"""Characters. A `kid` is only ever compared; no real one is longer."""
 
 JWK_ALGORITHM: dict[tuple[object, object], str] = {
     ("RSA", None): "RS256",
@@ -42,7 +42,7 @@ JWK_ALGORITHM: dict[tuple[object, object], str] = {
     ("EC", "P-384"): "ES384",
     ("OKP", "Ed25519"): "EdDSA",
 }
-"""Key type and curve of a JWK → an algorithm whose reader of keys pyjwt takes for it."""
+"""Key type and curve of a JWK → an algorithm whose pyjwt key reader accepts it."""
 
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _PUBLIC_BLOCKS = {"PUBLIC KEY", "RSA PUBLIC KEY"}
@@ -50,34 +50,37 @@ _PUBLIC_BLOCKS = {"PUBLIC KEY", "RSA PUBLIC KEY"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Key:
-    """What a signature is checked with."""
+    """A key that signatures are verified with."""
 
     material: str | PublicKey = field(repr=False)
     algorithms: frozenset[str]
     kid: str | None = None
-    """Its name in the issuer's list."""
+    """Its name in the issuer's key set."""
 
 
 def secret_key(secret: str, allowed: Collection[str]) -> Key:
-    """The key of HS256, HS384 and HS512, as far as the secret is long enough. ValueError if it is for none."""
+    """Return the key for those of HS256, HS384 and HS512 that are allowed and that the secret is long enough for.
+
+    Raises ValueError if there is no such algorithm, or the secret looks like a public key.
+    """
     try:
         jwt.get_algorithm_by_name("HS256").prepare_key(secret)
     except jwt.InvalidKeyError:
         raise ValueError("it is a public key, a certificate or a JWK, which others know") from None
     size = len(secret.encode())
     if not (algorithms := {name for name, least in SECRET_BYTES.items() if name in allowed and size >= least}):
-        raise ValueError(f"it has {size} bytes, too few for the algorithms that are allowed")
+        raise ValueError(f"it has {size} bytes, too few for the allowed algorithms")
     return Key(secret, frozenset(algorithms))
 
 
 def public_keys(pem: str, allowed: Collection[str]) -> list[Key]:
-    """The public keys of a PEM file, one or several; other text between them is skipped.
+    """Return the public keys of a PEM file; other text between them is skipped.
 
-    ValueError if there is none, or one of them is something else, weak, or of no use with the `allowed` algorithms.
+    Raises ValueError if there is none, or if one is something else, weak, or unusable with the `allowed` algorithms.
     """
     blocks = list(_PEM_BLOCK.finditer(pem))
     if not blocks:
-        raise ValueError("it holds no public key in PEM (-----BEGIN PUBLIC KEY-----)")
+        raise ValueError("it contains no public key in PEM (-----BEGIN PUBLIC KEY-----)")
     keys = []
     for number, block in enumerate(blocks, 1):
         try:
@@ -89,7 +92,7 @@ def public_keys(pem: str, allowed: Collection[str]) -> list[Key]:
 
 def _public_key(label: str, block: str, allowed: Collection[str]) -> Key:
     if label == "CERTIFICATE":
-        raise ValueError("it is a certificate: take its key with `openssl x509 -pubkey -noout -in FILE`")
+        raise ValueError("it is a certificate: extract its key with `openssl x509 -pubkey -noout -in FILE`")
     if "PRIVATE" in label:
         raise ValueError("it is a private key, which only the issuer may have: `openssl pkey -pubout -in FILE`")
     if label not in _PUBLIC_BLOCKS:
@@ -97,36 +100,37 @@ def _public_key(label: str, block: str, allowed: Collection[str]) -> Key:
     try:
         material = load_pem_public_key(block.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("it is damaged, or of a type that is not supported") from None
+        raise ValueError("it is damaged, or its type is not supported") from None
     return _checked(material, allowed)
 
 
 def listed_key(entry: object, allowed: Collection[str]) -> Key:
-    """The key of one entry (JWK) of an issuer's list. ValueError says why the entry cannot be used.
+    """Return the key of one entry (JWK) of an issuer's key set.
 
-    Only what it says of itself counts: kty, crv, kid, use, key_ops, alg and the numbers; x5c and x5u are not looked at.
+    Only kty, crv, kid, use, key_ops, alg and the key's numbers count; x5c and x5u are ignored. Raises ValueError if the
+    entry cannot be used.
     """
     if not isinstance(entry, dict):
         raise ValueError("it is not an object")
     kty, crv, kid, alg = (entry.get(name) for name in ("kty", "crv", "kid", "alg"))
     if kty == "oct":
-        raise ValueError("it is symmetric (`oct`): in a list that others read it is no secret")
+        raise ValueError("it is symmetric (`oct`), and not a secret in a key set that others can read")
     if "d" in entry:
-        raise ValueError("it is a private key: whoever reads the list can sign with it. Replace it at the issuer")
+        raise ValueError("it is a private key: anyone who reads the key set can sign with it. Replace it at the issuer")
     if entry.get("use", "sig") != "sig":
         raise ValueError("its `use` is not sig")
     if not isinstance(operations := entry.get("key_ops", ["verify"]), list) or "verify" not in operations:
-        raise ValueError("its `key_ops` are without verify")
+        raise ValueError("its `key_ops` do not include verify")
     if kid is not None and not (isinstance(kid, str) and len(kid) <= MAX_KID):
-        raise ValueError("its `kid` is not a string, or too long")
+        raise ValueError("its `kid` is not a string or is too long")
     try:
         reader = JWK_ALGORITHM[kty, crv if kty != "RSA" else None]
     except (KeyError, TypeError):
-        raise ValueError("its type (`kty`, `crv`) is none of RSA, P-256, P-384, Ed25519") from None
+        raise ValueError("its type (`kty`, `crv`) is not one of RSA, P-256, P-384, Ed25519") from None
     try:
         material = jwt.PyJWK(entry, reader).key
-    except Exception:  # whatever stands in the entry: pyjwt and cryptography raise many kinds
-        raise ValueError("its numbers make no key") from None
+    except Exception:  # pyjwt and cryptography raise many kinds for malformed entries
+        raise ValueError("its numbers do not form a valid key") from None
     return _checked(material, allowed, only=alg, kid=kid)
 
 
@@ -135,7 +139,7 @@ def _checked(material: object, allowed: Collection[str], only: object = None, ki
     if only is not None:
         suits = tuple(name for name in suits if name == only)
     if not suits:
-        raise ValueError("its `alg` does not suit its type, or is not for signatures")
+        raise ValueError("its `alg` does not fit its type, or is not for signatures")
     if not (algorithms := frozenset(suits) & frozenset(allowed)):
         raise ValueError(f"it is for {', '.join(suits)}, which ROWBELL_JWT_ALGORITHMS does not name")
     assert isinstance(material, PublicKey)
@@ -143,16 +147,16 @@ def _checked(material: object, allowed: Collection[str], only: object = None, ki
 
 
 def _suitable(material: object) -> tuple[str, ...]:
-    """The algorithms for this key. ValueError if there are none, or its size is wrong."""
+    """Return the algorithms for this key. Raises ValueError if its type or size is not supported."""
     match material:
         case RSAPublicKey(key_size=bits):
             if not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
-                raise ValueError(f"it is an RSA key of {bits} bits: {MIN_RSA_BITS} to {MAX_RSA_BITS} are taken")
+                raise ValueError(f"it is an RSA key of {bits} bits: {MIN_RSA_BITS} to {MAX_RSA_BITS} are accepted")
             return RSA_ALGORITHMS
         case EllipticCurvePublicKey(curve=curve):
             if curve.name not in CURVE_ALGORITHMS:
-                raise ValueError(f"it is on the curve {curve.name}: P-256 and P-384 are taken")
+                raise ValueError(f"it is on the curve {curve.name}: P-256 and P-384 are accepted")
             return CURVE_ALGORITHMS[curve.name]
         case Ed25519PublicKey():
             return ("EdDSA",)
-    raise ValueError("its type is none of RSA, EC (P-256, P-384), Ed25519")
+    raise ValueError("its type is not one of RSA, EC (P-256, P-384), Ed25519")

@@ -1,9 +1,9 @@
-"""Who is this? JSON Web Tokens, issued with the secret and verified with every key of the ring.
+"""JSON Web Tokens, issued with the secret and verified with every key of the keyring.
 
-Signatures are pyjwt's business. Around it stand: which key may have made the token, and what its header may ask for.
-Of the header `alg` and `kid` are looked at, each only to be compared with what we know; `jku`, `x5u`, `jwk` and the
-like, by which a token would bring its own key, are not. No message here holds a token, or any part of one: messages end
-up in logs.
+pyjwt verifies the signatures. This module decides which keys may have signed the token, and what its header may ask
+for. Of the header, only `alg` and `kid` are read, and only compared with what we know; `jku`, `x5u`, `jwk` and the
+like, with which a token would bring its own key, are ignored. No message here contains a token or any part of one,
+because messages end up in logs.
 
 Source: RFC 7515 (JWS), RFC 7519 (JWT), RFC 8725 (best current practices), RFC 6750 (Bearer)
 """
@@ -25,10 +25,11 @@ from rowbell.config import JWT_ALGORITHMS, Settings
 from rowbell.errors import KeysUnavailable, SettingsError, TokenError
 
 MAX_TOKEN = 8192
-"""Characters: 8 KiB is what proxies and servers take as a header; more is not ours, and costs time to check."""
+"""Characters. Proxies and servers accept headers of 8 KiB; a longer token is not ours, and would take time to
+verify."""
 
 WAIT = 3.0
-"""Seconds that a client waits for the issuer's keys to be read again: less than its patience for a handshake."""
+"""Seconds that a client waits for the issuer's key set to be read again: less than its timeout for a handshake."""
 
 _SIGNATURES = jwt.PyJWS(JWT_ALGORITHMS, {"verify_signature": True, "enforce_minimum_key_length": True})
 
@@ -37,44 +38,45 @@ class Tokens:
     """Issues and verifies tokens."""
 
     def __init__(self, keys: str | Keyring, rules: Rules | None = None, clock: Callable[[], float] = time.time) -> None:
-        """`keys` may be a secret alone; `clock` gives seconds since the epoch."""
+        """`keys` may be just a secret; `clock` returns seconds since the epoch."""
         self._keys = Keyring(secret_key(keys, JWT_ALGORITHMS)) if isinstance(keys, str) else keys
         self._rules = rules or Rules()
         self._clock = clock
 
     @classmethod
     def of(cls, settings: Settings) -> Tokens:
-        """With all keys of these settings. SettingsError if there is none, or one cannot be used."""
+        """Use all keys of these settings. Raises SettingsError if there are none, or one cannot be used."""
         return cls(Keyring.of(settings), Rules.of(settings))
 
     @classmethod
     def for_issuing(cls, settings: Settings) -> Tokens:
-        """With the secret of these settings. SettingsError if there is none, or it cannot be used."""
+        """Use the secret of these settings. Raises SettingsError if it is not set, or cannot be used."""
         return cls(Keyring.for_issuing(settings), Rules.of(settings))
 
     async def run(self) -> None:
-        """Keep the keys fresh that an issuer lists; ends at once where there is no such list."""
+        """Keep the issuer's key set fresh; return at once if there is none."""
         if self._keys.jwks is not None:
             await self._keys.jwks.run()
 
     @property
     def leeway(self) -> int:
-        """Seconds by which the clocks of the issuer and of this machine may differ."""
+        """Seconds by which the clocks of the issuer and this machine may differ."""
         return self._rules.leeway
 
     @property
     def can_verify(self) -> bool:
-        """Are there keys? What an issuer lists may not have been read yet."""
+        """Whether there are keys; those of an issuer may not have been read yet."""
         return self._keys.can_verify
 
     @property
     def can_issue(self) -> bool:
+        """Whether there is a secret to sign with."""
         return self._keys.secret is not None
 
     def issue(self, user: str, lifetime: int, issued_at: int | None = None, **claims: Any) -> str:
-        """A token for `user` that lasts `lifetime` seconds; `claims` go in beside.
+        """Return a token for `user` that is valid for `lifetime` seconds, with `claims` in addition.
 
-        TokenError: not a user. SettingsError: there is no secret.
+        Raises TokenError if `user` cannot be a recipient, SettingsError if there is no secret.
         """
         if (secret := self._keys.secret) is None:
             raise SettingsError(f"{SECRET} is not set. {ALONE}")
@@ -84,22 +86,24 @@ class Tokens:
         return jwt.encode(payload, str(secret.material), algorithm)
 
     def verify(self, token: str) -> Identity:
-        """Whom the token names. TokenError says in a few words why it is refused; KeysUnavailable, that it cannot
-        be checked: its key may be one that was not listed yet when the list was read last. Never waits.
+        """Return the identity that the token establishes; never waits.
+
+        Raises TokenError, with a short reason, if the token is invalid; KeysUnavailable if it cannot be verified at
+        present, because its key may be one that was added since the key set was last read.
         """
         return self._identity(token, is_current=False)
 
     async def identify(self, token: str) -> Identity:
-        """The same; but where the list has to be read again it is awaited, for at most WAIT seconds."""
+        """Like `verify`, but if the key set must be read again, wait for that, for at most WAIT seconds."""
         try:
             return self._identity(token, is_current=False)
         except KeysUnavailable:
-            assert self._keys.jwks is not None, "only a list can be out of date"
+            assert self._keys.jwks is not None, "only a key set can be out of date"
             is_current = await self._keys.jwks.renewed(WAIT)
         return self._identity(token, is_current)
 
     def _identity(self, token: str, is_current: bool) -> Identity:
-        """`is_current`: a key that is not in the list now does not exist."""
+        """`is_current` means that a key that is not in the key set does not exist."""
         if not token:
             raise TokenError("the token is missing")
         if len(token) > MAX_TOKEN or not token.isascii():
@@ -114,7 +118,7 @@ class Tokens:
         return self._rules.identity(_object(payload), self._clock())
 
     def _payload(self, token: str, algorithm: str, kid: str | None) -> bytes | None:
-        """What was signed. None if none of the keys did."""
+        """Return the signed payload, or None if no key verifies the signature."""
         for key in self._keys.candidates(algorithm, kid):
             try:
                 payload: bytes = _SIGNATURES.decode(token, key.material, algorithms=[algorithm])
@@ -126,7 +130,7 @@ class Tokens:
         return None
 
     def _unknown(self, algorithm: str, kid: str | None, is_current: bool) -> TokenError:
-        """What is said of a token that no key has made."""
+        """Return the error for a token that no key verifies, and request a read of the key set if that may help."""
         jwks = self._keys.jwks
         if jwks is None or algorithm in SECRET_BYTES or jwks.lists(kid):
             return refusal("it was signed with another key")
@@ -139,7 +143,7 @@ class Tokens:
 
 
 def bearer(value: str) -> str:
-    """The token of an `Authorization: Bearer TOKEN`. TokenError if it is anything else."""
+    """Return the token of an `Authorization: Bearer TOKEN` header. Raises TokenError if the value has another form."""
     scheme, _, token = value.strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise TokenError("the Authorization header must read: Bearer TOKEN")
@@ -147,14 +151,14 @@ def bearer(value: str) -> str:
 
 
 def _header(token: str) -> tuple[str, str | None]:
-    """`alg` and `kid`. TokenError if the header is none, or asks for more than a signature."""
+    """Return `alg` and `kid`. Raises TokenError if the header is malformed or demands an extension."""
     try:
         header = _object(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))
     except ValueError:
         raise refusal("it is malformed") from None
     if "crit" in header or "b64" in header:
-        # RFC 7515, 4.1.11: whoever does not know an extension refuses it. We know none, and want none.
-        raise refusal("its header asks for an extension (`crit`, `b64`)")
+        # RFC 7515, 4.1.11: a recipient that does not understand an extension must refuse it. We understand none.
+        raise refusal("its header demands an extension (`crit`, `b64`)")
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or not (kid is None or isinstance(kid, str)):
         raise refusal("it is malformed")

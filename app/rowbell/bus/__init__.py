@@ -1,4 +1,4 @@
-"""From dispatcher to gateway."""
+"""The bus, which carries changes from dispatchers to gateways."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 from rowbell.notification import Change
 
 EVERY_GATEWAY = ""
-"""As a bundle's gateway: all of them."""
+"""The gateway id of a bundle for all gateways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +26,28 @@ class Receiver(Protocol):
 
     @property
     def gateway(self) -> str:
-        """The id under which this receiver is reached: new with each connection, never used again."""
+        """The id under which this receiver is reached: new for each connection, never reused."""
         ...
 
     def bundles(self) -> AsyncIterator[list[Change]]:
-        """The changes of each bundle in the order of publishing. BusUnavailable when the connection is lost."""
+        """Yield the changes of each bundle, in the order of publishing. BusUnavailable when the connection is lost."""
         ...
 
 
 class Bus(Protocol):
-    """Carries bundles to gateways, each in order; what it loses the sweep delivers."""
+    """Carries bundles to gateways, for each of them in order. The sweep delivers what the bus loses."""
 
     async def publish(self, bundles: Sequence[Bundle]) -> set[str]:
-        """Returns when every bundle is confirmed; the result names the gateways that do not exist (any more).
+        """Publish the bundles, wait until all are confirmed, and return the ids of the gateways that do not exist (any
+        more), never EVERY_GATEWAY.
 
-        EVERY_GATEWAY is never among them. A bundle that a full queue refuses counts as done (the sweep delivers
-        it). BusUnavailable when the bus is away or has not confirmed in 10 seconds: publish all of them again.
+        A bundle that a full queue refuses counts as confirmed; the sweep delivers it. BusUnavailable if the bus cannot
+        be reached or has not confirmed within 10 seconds: publish all of them again.
         """
         ...
 
     def receive(self) -> AbstractAsyncContextManager[Receiver]:
-        """Connect under a new gateway id. BusUnavailable when the bus is away."""
+        """Connect under a new gateway id for the duration of the context. BusUnavailable if the bus is unreachable."""
         ...
 
     async def close(self) -> None: ...

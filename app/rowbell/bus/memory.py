@@ -1,4 +1,4 @@
-"""The bus within this process: for embedded and Postgres-only mode, and for tests."""
+"""The bus within one process: for embedded and Postgres-only mode, and for tests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rowbell.errors import BusUnavailable
 from rowbell.notification import Change
 
 QUEUE_CHANGES = 100_000
-"""What may wait for one gateway. Beyond it bundles are refused, and the sweep delivers."""
+"""Changes that may wait for one gateway. Beyond that bundles are dropped, and the sweep delivers them."""
 
 
 class MemoryBus:
-    """Queues between tasks of one event loop. Bundles are handed over as they are, without a copy."""
+    """A bus between tasks of one event loop. Bundles are passed on without a copy."""
 
     def __init__(self, queue_changes: int = QUEUE_CHANGES) -> None:
         self._queue_changes = queue_changes
@@ -48,7 +48,7 @@ class MemoryBus:
         self.disconnect()
 
     def disconnect(self) -> None:
-        """Lose every connection, as a broker that restarts does."""
+        """Lose every connection, as a restarting broker does."""
         for receiver in self._receivers.values():
             receiver.lose()
         self._receivers.clear()
@@ -65,14 +65,14 @@ class MemoryReceiver:
         self._changed = asyncio.Event()
 
     def put(self, changes: list[Change]) -> None:
-        """Add a bundle, or refuse it when there is no room."""
+        """Queue a bundle, or drop it if there is no room."""
         if len(changes) <= self._room:
             self._room -= len(changes)
             self._bundles.append(changes)
             self._changed.set()
 
     def lose(self) -> None:
-        """No more will come after what is queued."""
+        """Mark the connection as lost: nothing follows what is queued."""
         self._lost = True
         self._changed.set()
 
@@ -85,6 +85,6 @@ class MemoryReceiver:
             changes = self._bundles.popleft()
             self._room += len(changes)
             yield changes
-            # Let the sockets have their turn between bundles.
+            # Let the sockets be served between bundles.
             await asyncio.sleep(0)
         raise BusUnavailable(f"the bus has closed the connection of {self.gateway}")

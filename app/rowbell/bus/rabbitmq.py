@@ -1,7 +1,7 @@
-"""The bus over RabbitMQ: a queue per gateway behind the exchange `notifications`, and one exchange to all of them.
+"""The bus over RabbitMQ: one queue per gateway behind the exchange `notifications`, and one exchange to all queues.
 
-Connections are plain ones (`aio_pika.connect`). When one is lost this module says BusUnavailable, and whoever uses
-it tries again: the dispatcher publishes its batch anew, the gateway comes back under a new id.
+Connections are plain ones (`aio_pika.connect`), not robust ones. When one is lost, this module raises BusUnavailable
+and its user retries: the dispatcher publishes its batch again, the gateway reconnects under a new id.
 """
 
 from __future__ import annotations
@@ -31,49 +31,49 @@ from rowbell.notification import Change
 log = get_logger("bus.rabbitmq")
 
 EXCHANGE = "notifications"
-"""Direct: the routing key is the gateway's id, which is also its queue's name."""
+"""A direct exchange: the routing key is the gateway's id, which is also the name of its queue."""
 EXCHANGE_TO_ALL = "notifications.all"
-"""Fan-out, for EVERY_GATEWAY."""
+"""A fan-out exchange, for EVERY_GATEWAY."""
 QUEUE_BYTES = 64 * 1024 * 1024
-"""What may wait for one gateway. Beyond it the broker refuses, and the sweep delivers."""
+"""Bytes that may wait for one gateway. Beyond that the broker refuses bundles, and the sweep delivers them."""
 PREFETCH = 16
-"""Bundles on their way to a gateway and not acknowledged. Without acknowledgements the broker would push everything
-into the gateway's memory at once, and QUEUE_BYTES would bound nothing."""
+"""Unacknowledged bundles on their way to a gateway. Without acknowledgements the broker would push everything into the
+gateway's memory at once, and QUEUE_BYTES would bound nothing."""
 CONFIRM_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 HEARTBEAT_SECONDS = 3
-"""aiormq gives a silent broker up after three of these and three seconds: 12 s. The broker gives us up after two."""
+"""aiormq gives up on a silent broker after three heart-beats and three seconds: 12 s. The broker gives up after two."""
 
 VERSION = b"\x01"
-"""The first byte of a bundle. What follows is a MessagePack array of `Change`: it may grow at its end without another
-version, as missing members take their defaults and unknown ones are skipped."""
+"""The first byte of a bundle, before a MessagePack array of `Change`. Members may be appended to `Change` without a new
+version, because missing ones take their defaults and unknown ones are skipped."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Change]).decode
 
 _LOST = (AMQPError, OSError, RuntimeError, asyncio.CancelledError, asyncio.InvalidStateError)
-"""How a connection or channel that is gone, or too slow (TimeoutError is an OSError), shows. RuntimeError: aiormq's
-ChannelInvalidStateError is one. CancelledError: aiormq cancels what waits on a connection that it loses."""
+"""The errors of a connection or channel that is lost or too slow (TimeoutError is an OSError). RuntimeError, because
+aiormq's ChannelInvalidStateError is one; CancelledError, because aiormq cancels what waits on a lost connection."""
 
 
 def encode_bundle(changes: list[Change]) -> bytes:
-    """What travels on the wire."""
+    """Encode changes for the wire."""
     return VERSION + _encode(changes)
 
 
 def decode_bundle(body: bytes) -> list[Change]:
-    """The changes of a bundle. ValueError when it has another version or is damaged."""
+    """Decode the changes of a bundle. ValueError if it has another version or is damaged."""
     if body[:1] != VERSION:
-        raise ValueError(f"a bundle begins with the version {VERSION!r}, this one with {body[:1]!r}")
+        raise ValueError(f"a bundle must begin with the version {VERSION!r}, but this one begins with {body[:1]!r}")
     try:
         return _decode(memoryview(body)[1:])
     except msgspec.MsgspecError as error:
-        raise ValueError(f"a damaged bundle: {error}") from error
+        raise ValueError(f"the bundle is damaged: {error}") from error
 
 
 class RabbitMQBus:
-    """The Bus that processes share. It connects when it is used; publishing keeps its connection."""
+    """The bus that processes share. It connects when first used, and keeps the connection for publishing open."""
 
     def __init__(self, url: str, queue_bytes: int = QUEUE_BYTES) -> None:
         self._url = URL(url).update_query(heartbeat=str(HEARTBEAT_SECONDS))
@@ -98,9 +98,9 @@ class RabbitMQBus:
         await self._drop_publisher()
 
     async def _publish_all(self, bundles: Sequence[Bundle], bodies: list[bytes]) -> list[bool | BaseException]:
-        """They are written in this order, and confirmed together."""
+        """Publish the bundles in order, and wait for all confirms together. Return one outcome for each bundle."""
         publisher = await self._open_publisher()
-        # `gather` gives each a task of its own, so that a cancellation by aiormq is an outcome here and not ours.
+        # `gather` gives each a task of its own, so that a cancellation by aiormq is an outcome, not our cancellation.
         return await asyncio.gather(
             *(publisher.publish(bundle.gateway, body) for bundle, body in zip(bundles, bodies, strict=True)),
             return_exceptions=True,
@@ -142,7 +142,7 @@ class RabbitMQBus:
         return receiver
 
     async def _declare_queue(self, channel: AbstractChannel, gateway: str) -> None:
-        """Exclusive: it goes with its connection, so that what is published to it afterwards is returned."""
+        """Declare an exclusive queue: it is deleted with its connection, so that later bundles for it are returned."""
         queue = await channel.declare_queue(
             gateway,
             exclusive=True,
@@ -160,7 +160,7 @@ class RabbitMQBus:
 
     @contextlib.contextmanager
     def _telling_losses(self) -> Iterator[None]:
-        """Tell the loss of a connection as BusUnavailable; but our own cancellation as what it is."""
+        """Turn the loss of a connection into BusUnavailable, but let our own cancellation pass."""
         try:
             yield
         except _LOST as error:
@@ -171,14 +171,14 @@ class RabbitMQBus:
 
 @dataclass(slots=True)
 class _Publisher:
-    """A connection that publishes, with confirms."""
+    """A connection for publishing with confirms."""
 
     connection: AbstractConnection
     channel: AbstractChannel
     direct: AbstractExchange
     to_all: AbstractExchange
     refusing: set[str]
-    """Gateways whose queue was full when last published to; each is logged when it becomes so."""
+    """Gateways whose queue was full at the last publish. Each is logged when it becomes full."""
 
     @classmethod
     async def on(cls, connection: AbstractConnection) -> _Publisher:
@@ -195,7 +195,7 @@ class _Publisher:
         return self.connection.is_closed or self.channel.is_closed
 
     async def publish(self, gateway: str, body: bytes) -> bool:
-        """Was there somebody to take it? A full queue counts: it is its gateway's sweep that delivers then."""
+        """Publish a bundle; return whether the gateway's queue exists. If it is full, that gateway's sweep delivers."""
         message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.NOT_PERSISTENT)
         exchange = self.to_all if gateway == EVERY_GATEWAY else self.direct
         try:
@@ -217,11 +217,11 @@ class RabbitMQReceiver:
         self._channel = channel
         self._where = where
         self._messages: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
-        """At most PREFETCH, in order; None when no more will come."""
+        """Tracks received bundles, at most PREFETCH, in order; None follows the last one."""
         self._unacknowledged = 0
 
     async def consume(self) -> None:
-        # The wire's channel, as aio_pika's would make two tasks a message where this makes one.
+        # The underlying channel of aiormq: it starts one task per message, aio_pika's would start two.
         self._channel.on_consumer_cancel_callbacks.add(self.lost)
         await self._channel.basic_qos(prefetch_count=PREFETCH)
         await self._channel.basic_consume(self.gateway, self._on_message)
@@ -236,30 +236,31 @@ class RabbitMQReceiver:
             try:
                 changes = decode_bundle(message.body)
             except ValueError as problem:
-                log.error("bundle_unreadable", problem=str(problem))
+                log.error("bundle_unreadable", reason=str(problem))
             else:
                 yield changes
-            # `get` does not suspend while there is something: let the sockets have their turn between bundles.
+            # `get` does not suspend while the queue is not empty: let the sockets be served between bundles.
             await asyncio.sleep(0)
         raise BusUnavailable(f"RabbitMQ at {self._where}: the connection of {self.gateway} is lost")
 
     async def _on_message(self, message: DeliveredMessage) -> None:
-        # aiormq starts a task for each message; they begin in order, and this suspends nowhere, so order is kept.
+        # aiormq starts a task for each message. They begin in order and never suspend here, so the order is kept.
         self._messages.put_nowait(message)
 
     async def _acknowledge(self, message: DeliveredMessage) -> None:
-        """Every few bundles at once, and the last of those that wait: RabbitMQ closes a channel on which a bundle is
-        not acknowledged for half an hour. What is never acknowledged is gone with the queue."""
+        """Acknowledge bundles in groups, and at the latest when no other waits: RabbitMQ closes a channel on which a
+        bundle stays unacknowledged for half an hour. Unacknowledged bundles disappear with the queue.
+        """
         self._unacknowledged += 1
         due = self._unacknowledged >= PREFETCH // 2 or self._messages.empty()
         if due and message.delivery_tag is not None:
             self._unacknowledged = 0
-            with contextlib.suppress(AMQPError, OSError, RuntimeError):  # the loss is on its way through the queue
+            with contextlib.suppress(AMQPError, OSError, RuntimeError):  # `lost` reports it through the queue
                 await self._channel.basic_ack(message.delivery_tag, multiple=True, wait=False)
 
 
 async def _declare_exchanges(channel: AbstractChannel) -> tuple[AbstractExchange, AbstractExchange]:
-    """By both sides: whoever comes first makes them."""
+    """Declare both exchanges. Dispatchers and gateways do so, and whichever is first creates them."""
     return (
         await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.DIRECT, durable=True),
         await channel.declare_exchange(EXCHANGE_TO_ALL, aio_pika.ExchangeType.FANOUT, durable=True),
@@ -267,7 +268,7 @@ async def _declare_exchanges(channel: AbstractChannel) -> tuple[AbstractExchange
 
 
 def _undeliverable(bundles: Sequence[Bundle], outcomes: Sequence[bool | BaseException]) -> set[str]:
-    """The gateways for which a bundle came back. Raises the first failure among the outcomes."""
+    """Return the gateways whose bundles came back. Raises the first failure among the outcomes."""
     gone = set()
     for bundle, outcome in zip(bundles, outcomes, strict=True):
         if isinstance(outcome, BaseException):
@@ -278,9 +279,9 @@ def _undeliverable(bundles: Sequence[Bundle], outcomes: Sequence[bool | BaseExce
 
 
 async def _close(connection: AbstractConnection) -> None:
-    """As far as it goes within a bounded time: a broker that hangs does not answer."""
+    """Close a connection within CLOSE_SECONDS, ignoring errors: a hanging broker does not answer."""
     try:
-        # Awaited here, not in a task of its own: cancelled twice, aiormq's close never ends.
+        # Awaited here, not in a task of its own: if cancelled twice, aiormq's close never ends.
         async with asyncio.timeout(CLOSE_SECONDS):
             await connection.close()
     except _LOST as error:
@@ -289,6 +290,6 @@ async def _close(connection: AbstractConnection) -> None:
 
 
 def _is_our_cancellation(error: BaseException) -> bool:
-    """Was the task cancelled that runs this, rather than by aiormq what it waits on?"""
+    """Whether the current task was cancelled, rather than aiormq having cancelled what it waits on."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

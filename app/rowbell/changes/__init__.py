@@ -1,4 +1,4 @@
-"""Where committed changes come from."""
+"""Sources of committed changes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 from rowbell.notification import Change
 
 MAX_BATCH = 500
-"""Changes and dead records in one batch at most: they share one round trip to presence and one to the bus."""
+"""Maximum number of changes and dead records in a batch: they share one round trip to presence and one to the bus."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadRecord:
-    """A record of the stream that could not be decoded, as it came, with the reason and where it stood."""
+    """A record of the stream that could not be decoded, unchanged, with the reason and its position."""
 
     key: bytes | None
     value: bytes | None
@@ -26,28 +26,28 @@ class DeadRecord:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes in the order of the stream, and the records among them that could not be decoded."""
+    """Changes in stream order, and the records among them that could not be decoded."""
 
     changes: list[Change]
     dead: list[DeadRecord] = field(default_factory=list)
     position: object = None
-    """Where the batch ends; the source's own business."""
+    """Where the batch ends; opaque to everyone but the source."""
 
 
 class ChangeSource(Protocol):
     """A stream of committed changes.
 
-    Promises: changes of one recipient come in commit order, normally; each comes at least once, normally. The
-    ledgers drop what comes again or late, and the sweep gives what does not come, so no decision that loses a
-    row may rest on either.
+    It normally delivers the changes of one recipient in commit order, and each change at least once. The ledgers drop
+    duplicates and late changes, and the sweep delivers missing ones, so no decision that could lose a row may rely on
+    either property.
     """
 
     def batches(self) -> AsyncIterator[Batch]:
-        """Never empty batches, until the source is closed. Reconnects by itself, for as long as it takes."""
+        """Yield non-empty batches until the source is closed. Reconnects by itself, for as long as it takes."""
         ...
 
     async def done(self, batch: Batch) -> None:
-        """The effect of `batch` stands: the source need not give it again. Batches are done in order."""
+        """Report that `batch` has taken effect and need not be delivered again. Batches are reported in order."""
         ...
 
     async def close(self) -> None:

@@ -1,9 +1,9 @@
-"""Debezium's envelope, as JSON without schemas: one value of the topic → one Change.
+"""Decodes Debezium's envelope, JSON without schemas: one record value of the topic → one Change.
 
-What Debezium 3.7 puts on the wire, where it is not obvious: jsonb is a *string* of JSON; a timestamptz is ISO
-text; a TOASTed column that an UPDATE left alone has `"__debezium_unavailable_value"` for a value; in the
-`before` of a DELETE only the replica identity (recipient_id, id) is real, the rest are placeholders;
-`source.ts_us` is when the transaction committed, `source.txId` its id, 32 bits of it.
+Non-obvious properties of Debezium 3.7's output: jsonb is a *string* of JSON; a timestamptz is ISO text; a TOASTed
+column that an UPDATE did not change has the value `"__debezium_unavailable_value"`; in the `before` of a DELETE only
+the replica identity (recipient_id, id) is real, and the rest are placeholders; `source.ts_us` is the commit time of the
+transaction, and `source.txId` the low 32 bits of its id.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from rowbell.errors import UndecodableRecord
 from rowbell.notification import DELETED, Change, Notification, change_of
 
 UNAVAILABLE = "__debezium_unavailable_value"
-"""Stands for a column that the replication stream does not carry."""
+"""Stands for a column that is missing from the replication stream."""
 
 _Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 _Version = Annotated[int, Meta(ge=1, lt=DELETED)]
 _Xid64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Xid32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 _Microseconds = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-# The bounds are the table's, and keep every number within what the bus's encoding can carry.
+# The bounds are those of the table, and keep every number within what the bus encoding can carry.
 _Recipient = Annotated[str, Meta(min_length=1)]
 _Time = Annotated[datetime, Meta(tz=True)]
 
@@ -70,11 +70,11 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 def decode(value: bytes | None) -> Change | None:
-    """The change that a record of the topic tells of; None when it tells of none.
+    """Return the change that a record of the topic describes, or None if it describes none.
 
-    None: a tombstone (no value), and a row of Debezium's own snapshot (`op` = `r`), which the sweep delivers.
-    An unchanged TOASTed column gives a Change that is `incomplete`. The `tx` of a deletion has 32 bits.
-    Whatever else is not a change of `notification` raises UndecodableRecord, which names the field.
+    None is returned for a tombstone (no value) and for a row of Debezium's own snapshot (`op` = `r`), which the sweep
+    delivers. An UPDATE without an unchanged TOASTed column yields a Change that is `incomplete`. The `tx` of a deletion
+    has 32 bits. Raises UndecodableRecord, which names the field, for anything else.
     """
     if value is None:
         return None
@@ -120,7 +120,9 @@ def _written(envelope: _Envelope) -> Change:
 
 def _incomplete(row: _Row, committed_at: int) -> Change:
     if row.recipient_id == UNAVAILABLE:
-        raise UndecodableRecord("`after.recipient_id` is unavailable: nobody can be told; is it the replica identity?")
+        raise UndecodableRecord(
+            "`after.recipient_id` is unavailable: the recipient is unknown; is it in the replica identity?"
+        )
     return incomplete(
         row.id,
         row.recipient_id,
@@ -143,5 +145,5 @@ def _deleted(envelope: _Envelope) -> Change:
 
 
 def _milliseconds(time: datetime) -> int:
-    """Epoch milliseconds, rounded down. In whole numbers: float arithmetic puts .791 at 790."""
+    """Return epoch milliseconds, rounded down, in integer arithmetic: floats would turn .791 into 790."""
     return (time - _EPOCH) // _MILLISECOND

@@ -1,7 +1,7 @@
-"""Committed changes from Debezium's topic in Kafka.
+"""Committed changes from Debezium's Kafka topic.
 
-One thread owns the consumer and alone touches it: commits and pauses from another thread block until its poll
-returns (1.7 s measured with confluent-kafka 2.16), and `AIOConsumer` costs 60 µs a message, this hand-off 1.1.
+One thread owns the consumer, and only it calls the consumer: commits and pauses from another thread block until its
+poll returns (1.7 s measured with confluent-kafka 2.16). `AIOConsumer` costs 60 µs per message, this hand-over 1.1 µs.
 """
 
 from __future__ import annotations
@@ -20,63 +20,63 @@ from rowbell.logs import get_logger
 log = get_logger("changes.kafka")
 
 CLOSE_SECONDS = 5.0
-"""How long leaving the group may take at a stop."""
+"""How long leaving the consumer group may take on shutdown."""
 SESSION_SECONDS = 6
-"""How long a member that was killed keeps its partitions: the shortest that brokers allow unless told otherwise."""
+"""How long a killed member keeps its partitions: the shortest session that brokers allow by default."""
 REQUEST_SECONDS = 5.0
-"""How long one question to Kafka may take when somebody waits at a terminal."""
+"""Timeout of a request to Kafka while a user waits at a terminal."""
 _HAS_MEMBERS = {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS}
 
 
 def consumer_settings(servers: str, group: str) -> dict[str, str | int | bool]:
-    """What librdkafka is told, for a member of the dispatchers' group."""
+    """Return the librdkafka configuration of a member of the dispatchers' group."""
     return {
         "bootstrap.servers": servers,
         "group.id": group,
         "client.id": "rowbell-dispatcher",
         "auto.offset.reset": "earliest",
         "allow.auto.create.topics": False,
-        # Offsets are stored when the effect stands, and committed every second from there.
+        # An offset is stored when the change has taken effect; stored offsets are committed every second.
         "enable.auto.offset.store": False,
         "enable.auto.commit": True,
         "auto.commit.interval.ms": 1000,
-        # The classic protocol, because in KIP-848's the session is the broker's setting, 45 s unless changed.
-        # No group.instance.id: a member with one keeps its partitions for a session after an orderly stop
-        # too, and two dispatchers with the same one (a host name) would fence each other.
+        # The classic protocol, because with KIP-848 the broker sets the session timeout, 45 s by default. No
+        # group.instance.id: a static member keeps its partitions for a session even after an orderly shutdown, and two
+        # dispatchers with the same id (a host name) would fence each other.
         "session.timeout.ms": SESSION_SECONDS * 1000,
         "heartbeat.interval.ms": 1000,
         "max.poll.interval.ms": 30_000,
         "partition.assignment.strategy": "cooperative-sticky",
-        # The broker answers a fetch as soon as there is one byte. The wait bounds how long a partition that was
-        # just assigned or resumed waits for the fetch that is under way without it.
+        # The broker answers a fetch as soon as there is one byte. The maximum wait bounds how long a partition that was
+        # just assigned or resumed waits for the pending fetch that does not include it.
         "fetch.min.bytes": 1,
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 100,
         "socket.nagle.disable": True,
-        # What is fetched ahead, 16 MiB: more is memory, not speed. When it is full, look again soon.
+        # Prefetch 16 MiB: more would cost memory without adding speed. When the queue is full, check again soon.
         "queued.max.messages.kbytes": 16_384,
         "fetch.queue.backoff.ms": 20,
         "reconnect.backoff.ms": 100,
         "reconnect.backoff.max.ms": 1000,
-        # How soon a topic or a partition that was missing is noticed.
+        # How soon a new topic or partition is noticed.
         "topic.metadata.refresh.interval.ms": 5000,
-        # librdkafka prints every attempt to connect; what matters reaches `error_cb`.
+        # librdkafka logs every connection attempt; what matters reaches `error_cb`.
         "log_level": 2,
     }
 
 
 class KafkaChanges:
-    """The ChangeSource of the pipeline: the event loop's side. The consumer starts with the first `batches()`.
+    """The ChangeSource of pipeline mode, on the event loop. The consumer starts with the first `batches()`.
 
-    While Kafka is away it waits and says so once. Not more than MAX_UNFINISHED batches are given before `done`.
-    StreamUnavailable from `batches()` means that Kafka refused for good.
+    While Kafka is unavailable it waits, and logs that once. At most MAX_UNFINISHED batches are delivered before `done`.
+    `batches()` raises StreamUnavailable if Kafka refuses permanently.
     """
 
     def __init__(self, servers: str, topic: str, group: str) -> None:
         self._settings = consumer_settings(servers, group)
         self._topic = topic
         self._items: asyncio.Queue[Batch | End] = asyncio.Queue()
-        """What the owner has handed over."""
+        """Holds what the consumer thread has handed over."""
         self._thread: ConsumerThread | None = None
         self._closing = False
 
@@ -98,7 +98,9 @@ class KafkaChanges:
         self._thread.finish(batch.position)
 
     async def close(self) -> None:
-        """Store what is done, leave the group, end `batches()`. What was given and is not done comes again."""
+        """Store the offsets of finished batches, leave the group, and end `batches()`. Unfinished batches are delivered
+        again.
+        """
         self._closing = True
         self._items.put_nowait(End())
         if self._thread is None:
@@ -118,10 +120,11 @@ class KafkaChanges:
 
 
 def skip_to_end(servers: str, topic: str, group: str, patience: float = SESSION_SECONDS + 4) -> dict[int, int]:
-    """Set the group's offsets to the end of the topic, and return them by partition. Blocks.
+    """Set the group's offsets to the end of the topic. Blocks. Return the offsets by partition.
 
-    Kafka takes this only from a group without members: while dispatchers run, StreamUnavailable says so. One that
-    was killed is a member for its session, so it is tried for a little longer than that: `patience`, in seconds.
+    Kafka allows this only for a group without members. A killed dispatcher stays a member until its session expires, so
+    this is retried for `patience` seconds, by default longer than a session. Raises StreamUnavailable if the group
+    still has members then, or Kafka cannot be used.
     """
     consumer = Consumer({"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False, "log_level": 2})
     try:

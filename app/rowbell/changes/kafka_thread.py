@@ -1,4 +1,6 @@
-"""The thread that owns the Kafka consumer: it reads, decodes, hands over, and stores offsets of what is done."""
+"""The thread that owns the Kafka consumer: it reads, decodes, hands over, and stores the offsets of finished
+batches.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,13 @@ from rowbell.notification import Change
 log = get_logger("changes.kafka")
 
 MAX_UNFINISHED = 2
-"""Batches handed over and not done: one in work, one decoded. With more, small batches queue up behind each other
-instead of growing into one: each would add a whole round trip to the latency of those behind it."""
+"""Batches that are handed over and not finished: one being processed, one decoded. With more, small batches would queue
+up instead of growing into one, and each would add a round trip to the latency of those behind it."""
 POLL_SECONDS = 0.1
-"""How long the owner waits for a record before it looks at what is done, and whether to stop."""
+"""How long the thread waits for a record before it checks for finished batches and for a stop request."""
 PATIENCE_SECONDS = 0.5
-"""How long the owner waits for a batch to be done before it pauses the partitions. Not at once: a pause throws
-away what was fetched ahead."""
+"""How long the thread waits for a batch to finish before it pauses the partitions. Not at once, because a pause
+discards what was prefetched."""
 
 _UNREACHABLE = {
     KafkaError._TRANSPORT,
@@ -37,7 +39,7 @@ _UNREACHABLE = {
 
 @dataclass(slots=True, eq=False)
 class Handed:
-    """A batch that was handed over, until its offsets are stored."""
+    """A batch that was handed over and whose offsets are not stored yet."""
 
     ends: dict[int, int]
     """Partition → the offset after its last record in the batch."""
@@ -46,13 +48,13 @@ class Handed:
 
 @dataclass(slots=True)
 class End:
-    """Nothing comes after this; `error` says why, if it was not asked for."""
+    """The end of the stream; `error` is the reason, unless it was requested."""
 
     error: BaseException | None = None
 
 
 class ConsumerThread:
-    """Owns the consumer. What other threads may call stands first; all else is the thread's own."""
+    """Owns the consumer. Other threads may call only the methods in the first section."""
 
     def __init__(
         self,
@@ -65,32 +67,36 @@ class ConsumerThread:
         self._topic = topic
         self._hand_over = hand_over
         self._unfinished: deque[Handed] = deque()
-        """In the order of the stream; offsets are stored from the front only, so never past an unfinished record."""
+        """Tracks batches in stream order; offsets are stored from the front only, so never past an unfinished
+        record."""
         self._finished = threading.Event()
         self._stopping = threading.Event()
         self._revoked: set[int] = set()
-        """Partitions lost while the batch at hand was read."""
+        """Tracks partitions lost while the current batch was being read."""
         self._paused = False
-        """Tracks whether all that is assigned is paused."""
+        """Tracks whether all assigned partitions are paused."""
         self._troubles: set[str] = set()
-        """What has been complained about since Kafka was last well."""
+        """Tracks the kinds of trouble logged since Kafka was last healthy."""
         self._fatal: KafkaError | None = None
 
     # For other threads
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def join(self, seconds: float) -> bool:
-        """Wait for the end; False if it has not come by then."""
+        """Wait for the thread to end; return False if it is still running after `seconds`."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def finish(self, handed: Handed) -> None:
+        """Mark a batch as finished, so that its offsets are stored."""
         handed.done = True
         self._finished.set()
 
     def stop(self) -> None:
+        """Ask the thread to stop; does not wait."""
         self._stopping.set()
         self._finished.set()
 
@@ -102,7 +108,7 @@ class ConsumerThread:
             self._consume()
         except Exception as problem:
             error = problem
-        with contextlib.suppress(RuntimeError):  # the event loop is gone: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, so nobody is waiting
             self._hand_over(End(error))
 
     def _consume(self) -> None:
@@ -126,19 +132,22 @@ class ConsumerThread:
             if self._finished.wait(PATIENCE_SECONDS):
                 return
             self._pause()
-        # While paused this gives nothing, and keeps the consumer in its group.
+        # While paused this returns nothing, but keeps the consumer in its group.
         self._take(self._read())
         if self._fatal is not None:
             raise KafkaException(self._fatal)
 
     def _read(self) -> list[Message]:
-        """What there is: `consume(n, t)` alone would wait for n records or all of t, a second for a lone one."""
+        """Return the available records.
+
+        `consume(n, t)` alone would wait for n records or the whole of t, so a single record would take a second.
+        """
         self._revoked.clear()
         first = self._consumer.poll(POLL_SECONDS)
         return [] if first is None else [first, *self._consumer.consume(MAX_BATCH - 1, 0)]
 
     def _take(self, messages: Iterable[Message]) -> None:
-        """Decode and hand over; a batch of which nothing is left is done at once, in its turn."""
+        """Decode and hand over; a batch without changes or dead records is finished at once, in its turn."""
         reading = _Reading()
         for message in messages:
             if (error := message.error()) is not None:
@@ -164,13 +173,19 @@ class ConsumerThread:
         try:
             if offsets:
                 self._consumer.store_offsets(offsets=offsets)
-        except KafkaException as error:  # a partition is not ours any more: its records come again, elsewhere
-            log.warning("offsets_not_stored", partitions=list(ends), problem=cause(error).str())
+        except (
+            KafkaException
+        ) as error:  # the partition was reassigned: its records are delivered again, to another member
+            log.warning("offsets_not_stored", partitions=list(ends), reason=cause(error).str())
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Take these in addition, and pause them if the others are. librdkafka remembers of each partition whether it
-        was paused, also while another member had it."""
-        consumer.incremental_assign(partitions)  # it would come after this, and what is not assigned cannot be paused
+        """Add these partitions, and pause them if the others are paused.
+
+        librdkafka remembers whether a partition was paused, even while another member owned it.
+        """
+        consumer.incremental_assign(
+            partitions
+        )  # otherwise done after this callback, and only assigned partitions can be paused
         if self._paused:
             consumer.pause(partitions)
         else:
@@ -180,18 +195,20 @@ class ConsumerThread:
         log.info("partitions_assigned", partitions=[each.partition for each in partitions])
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Give them up with all that is done committed; what is not done comes again, to their next owner."""
+        """Commit finished batches, then give the partitions up. Unfinished batches are delivered again, to the next
+        owner.
+        """
         self._store()
         try:
             consumer.commit(asynchronous=False)
         except KafkaException as error:
             if cause(error).code() != KafkaError._NO_OFFSET:
-                log.warning("commit_failed", problem=cause(error).str())
+                log.warning("commit_failed", reason=cause(error).str())
         self._forget(partitions)
         log.info("partitions_revoked", partitions=[each.partition for each in partitions])
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        """They belong to another member already: storing an offset would set it back."""
+        """Forget partitions that another member already owns: storing an offset would rewind it."""
         self._forget(partitions)
         log.warning("partitions_lost", partitions=[each.partition for each in partitions])
 
@@ -215,13 +232,13 @@ class ConsumerThread:
     # Trouble
 
     def _complain(self, error: KafkaError) -> None:
-        """Log each kind of trouble once until Kafka is well again; librdkafka tries again by itself."""
+        """Log each kind of trouble once until Kafka is healthy again; librdkafka retries by itself."""
         if error.fatal():
             self._fatal = error
         trouble = "kafka_unreachable" if error.code() in _UNREACHABLE else "kafka_trouble"
         if trouble not in self._troubles:
             self._troubles.add(trouble)
-            log.warning(trouble, topic=self._topic, error=error.name(), problem=error.str())
+            log.warning(trouble, topic=self._topic, error=error.name(), reason=error.str())
 
     def _well(self) -> None:
         if self._troubles:
@@ -231,13 +248,14 @@ class ConsumerThread:
 
 @dataclass(slots=True)
 class _Reading:
-    """The records of one batch, decoded one by one: a bad one does not spoil the others."""
+    """The records of one batch, decoded one by one, so that a bad one does not affect the others."""
 
     changes: list[Change] = field(default_factory=list)
     dead: list[DeadRecord] = field(default_factory=list)
     ends: dict[int, int] = field(default_factory=dict)
 
     def add(self, message: Message) -> None:
+        """Decode a record and add it."""
         partition, offset = message.partition(), message.offset()
         assert partition is not None
         assert offset is not None
@@ -254,7 +272,7 @@ class _Reading:
 
 
 def cause(error: KafkaException) -> KafkaError:
-    """What the exception is about."""
+    """Return the KafkaError that the exception wraps."""
     first = error.args[0]
     assert isinstance(first, KafkaError)
     return first

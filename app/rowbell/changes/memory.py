@@ -1,4 +1,4 @@
-"""A stream of changes in memory: for tests, and for trying a dispatcher without Kafka."""
+"""An in-memory stream of changes, for tests and for trying a dispatcher without Kafka."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from rowbell.notification import Change
 
 
 class MemoryLog:
-    """What a broker would keep: the records, and up to where the one consumer group has said `done`."""
+    """The state that a broker would keep: the records, and the committed offset of the one consumer group."""
 
     def __init__(self) -> None:
         self.records: list[Change | DeadRecord] = []
         self.committed = 0
-        """The position of the first record that is not done."""
+        """The position of the first unfinished record."""
         self._grown = asyncio.Event()
 
     def append(self, records: Iterable[Change | DeadRecord]) -> None:
-        """Add to the end of the stream."""
+        """Append to the stream."""
         self.records.extend(records)
         self._grown.set()
 
     async def wait_beyond(self, position: int) -> None:
-        """Until there is a record at `position`."""
+        """Wait until there is a record at `position`."""
         while len(self.records) <= position:
             self._grown.clear()
             await self._grown.wait()
 
 
 class MemoryChanges:
-    """The ChangeSource of a MemoryLog. Another one on the same log begins at what was not done."""
+    """The ChangeSource of a MemoryLog. A new one on the same log starts at the first unfinished record."""
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
@@ -56,7 +56,7 @@ class MemoryChanges:
         self._closed.set()
 
     async def _more(self) -> bool:
-        """Wait for the next record, or the end."""
+        """Wait for the next record; return False when the source is closed."""
         if self._closed.is_set():
             return False
         if len(self._log.records) > self._next:

@@ -1,9 +1,9 @@
-"""PostgreSQL's logical replication protocol, as far as changes of `notification` need it. Does no I/O.
+"""Decodes PostgreSQL's logical replication protocol, as far as changes of `notification` need it. Does no I/O.
 
-Version 1 with `binary 'true'` (PostgreSQL 15): a transaction comes whole, when it has committed, and values come as
-the types' send functions write them, so that no setting of the server changes their form: bigint 8 bytes, timestamptz
-8 bytes of microseconds since 2000, jsonb the byte 1 and its text. A TOASTed column that an UPDATE left alone is not
-in the stream.
+It reads protocol version 1 with `binary 'true'` (PostgreSQL 15): a transaction is sent as a whole after it has
+committed, and values have the format of the types' send functions, which no server setting affects: bigint is 8 bytes,
+timestamptz 8 bytes of microseconds since 2000, jsonb the byte 1 followed by its text. A TOASTed column that an UPDATE
+did not change is not in the stream.
 
 Source: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
         https://www.postgresql.org/docs/current/protocol-replication.html
@@ -22,10 +22,10 @@ from rowbell.notification import DELETED, Change, Notification, change_of
 
 PUBLICATION = "notification_publication"
 OPTIONS = f"(proto_version '1', publication_names '{PUBLICATION}', binary 'true')"
-"""What follows START_REPLICATION SLOT ... LOGICAL ... for streams that this module reads."""
+"""Options of START_REPLICATION SLOT ... LOGICAL ... for streams that this module decodes."""
 
 TABLE = ("public", "notification")
-"""Schema and name. Other tables of the publication give no changes."""
+"""Schema and name. Other tables of the publication yield no changes."""
 
 _BIGINT, _TEXT, _TIMESTAMPTZ, _JSONB = 20, 25, 1184, 3802
 _TYPES = {_BIGINT: "bigint", _TEXT: "text", _TIMESTAMPTZ: "timestamptz", _JSONB: "jsonb"}
@@ -45,18 +45,18 @@ COLUMNS = {
     "expires_at": _TIMESTAMPTZ,
     "read_at": _TIMESTAMPTZ,
 }
-"""Name → type OID of what a change is made of, in the order in which `_written` takes them: numbers that are never null
-first. Columns are found by name, whatever their order in the table."""
+"""Name → type OID of the columns of a change, in the order in which `_written` takes them: numbers that are never null
+come first. Columns are found by name, whatever their order in the table."""
 _NULLABLE = {"body", "actor_id", "expires_at", "read_at"}
 
 _EPOCH_2000 = 946_684_800_000
 """2000-01-01 in epoch milliseconds."""
 _MIN_TIME, _MAX_TIME = -62_135_596_800_000, 253_402_300_799_999
-"""The years 1 to 9999 in epoch milliseconds. What lies beyond is infinity, or breaks readers downstream."""
+"""The years 1 to 9999 in epoch milliseconds. Values beyond are infinity, or break readers downstream."""
 
 
 class _Unchanged:
-    """Stands for a TOASTed value that is not in the stream."""
+    """Type of the placeholder for a TOASTed value that is not in the stream."""
 
 
 _UNCHANGED = _Unchanged()
@@ -78,36 +78,35 @@ _NULL, _TOASTED, _BINARY = b"nub"
 _IS_KEY = 1
 
 _DAMAGED = (struct.error, IndexError, TypeError, ValueError)
-"""What decoding something else than what the protocol says raises. UnicodeDecodeError is a ValueError."""
+"""Raised when malformed data is decoded. UnicodeDecodeError is a ValueError."""
 
 
 Wanted = Callable[[str], bool]
-"""Are the rows of this recipient wanted?"""
+"""Returns whether the rows of this recipient are wanted."""
 
 
 class Decoder:
-    """pgoutput's messages, one after the other, to changes. Keeps the transaction and the relations it was told of.
+    """Decodes pgoutput's messages, in order, into changes. Keeps the current transaction and the described relations.
 
-    A row whose recipient is not `wanted` is counted and gives no change. It is not looked at any further: it costs a
-    quarter.
+    A row whose recipient is not `wanted` is counted and skipped without decoding the rest, at a quarter of the cost.
     """
 
     def __init__(self, wanted: Wanted | None = None) -> None:
         self._wanted = wanted
         self._relations: dict[int, _Relation | None] = {}
-        """OID → how to read its rows; None for a table that is not ours."""
+        """OID → its layout; None for other tables."""
         self.skipped = 0
-        """How many rows were not wanted."""
+        """Counts the skipped rows."""
         self.xid = 0
-        """Of the transaction that is being read; 0 between two."""
+        """Id of the current transaction; 0 between transactions."""
         self.committed_at = 0
-        """When the transaction committed that is being read, or was last: epoch microseconds of the server's clock."""
+        """Commit time of the current or last transaction: epoch microseconds of the server's clock."""
 
     def decode(self, message: bytes, at: int = 0) -> Change | None:
-        """The change in the message that begins at `at`; None if it tells of none that is wanted.
+        """Return the change in the message that begins at `at`, or None if it contains no wanted one.
 
         A row without an unchanged TOASTed column is a Change that is `incomplete`. The `tx` of a deletion has 32 bits.
-        Whatever the protocol does not say raises UndecodableRecord; the messages after it can be decoded.
+        Raises UndecodableRecord for a message that violates the protocol; later messages can still be decoded.
         """
         try:
             kind = message[at]
@@ -141,7 +140,7 @@ class Decoder:
             raise UndecodableRecord("a row outside of a transaction")
         at += 4
         if self._wanted is not None:
-            # What stands first, the old key or the new row, says whom the row is for: that never changes.
+            # The first tuple, be it the old key or the new row, names the recipient: that never changes.
             recipient_id = _recipient(message, at + 1, relation)
             if recipient_id is not None and not self._wanted(recipient_id):
                 self.skipped += 1
@@ -165,7 +164,7 @@ class Decoder:
     def _written(self, relation: _Relation, values: list[Any]) -> Change:
         try:
             number_1, number_2, number_3, number_4, created_at, *rest = relation.pick(values)
-            # One call for the five that are never null: each would cost a tenth of the whole.
+            # One call for the five columns that are never null: separate calls would each cost a tenth of the total.
             id, version, inserted_tx, changed_tx, created = _NUMBERS(
                 number_1 + number_2 + number_3 + number_4 + created_at
             )
@@ -196,7 +195,7 @@ class Decoder:
         row = dict(zip(COLUMNS, relation.pick(values), strict=True))
         if row["recipient_id"] is _UNCHANGED:
             raise UndecodableRecord(
-                "`recipient_id` is not in the stream: nobody can be told; is it the replica identity?"
+                "`recipient_id` is not in the stream: the recipient is unknown; is it in the replica identity?"
             )
         try:
             id, version, inserted_tx, changed_tx = (
@@ -224,7 +223,9 @@ class Decoder:
         return deleted(id, recipient_id, self.xid, self.committed_at)
 
     def _learn(self, message: bytes, at: int) -> None:
-        """A Relation message: it comes before the first row of a table, and again when the table has changed."""
+        """Read a Relation message, which precedes the first row of a table, and comes again when the table has
+        changed.
+        """
         (oid,) = _INT32(message, at)
         self._relations.pop(oid, None)
         schema, at = _name(message, at + 4)
@@ -232,7 +233,7 @@ class Decoder:
         if (schema, table) != TABLE:
             self._relations[oid] = None
             return
-        at += 1  # the replica identity: the columns' flags say it better
+        at += 1  # skip the replica identity: the columns' flags are more precise
         (count,) = _INT16(message, at)
         at += 2
         keys, names, types = [], [], []
@@ -247,21 +248,23 @@ class Decoder:
 
 
 class _Relation:
-    """How to read the rows of `notification`, made once for the many rows that follow."""
+    """The layout of `notification`, computed once for the many rows that follow."""
 
     def __init__(self, keys: list[bool], names: list[str], types: list[int]) -> None:
         self.count = len(names)
         self.complaint = _complaint(dict(zip(names, types, strict=True)))
-        """Why its rows cannot be read: each of them will say so."""
+        """Why its rows cannot be decoded, reported for each of them; None if they can."""
         self._keys = keys
         if self.complaint is None:
             self.recipient = names.index("recipient_id")
-            """Which of the values says whom the row is for."""
+            """Index of the recipient among the values."""
             self.pick: Callable[[Sequence[Any]], tuple[Any, ...]] = itemgetter(*map(names.index, COLUMNS))
-            """The values of COLUMNS, in that order, of those of a row."""
+            """Picks the values of COLUMNS, in that order, from those of a row."""
 
     def fill(self, values: list[_Value], old: list[_Value] | None) -> None:
-        """Take what is not in the stream from the old values, as far as they are there: columns of the identity."""
+        """Replace unchanged values with the old ones, where the old row has them: for columns of the replica
+        identity.
+        """
         if old is None:
             return
         for index, is_key in enumerate(self._keys):
@@ -269,7 +272,7 @@ class _Relation:
                 values[index] = old[index]
 
     def explain(self, values: list[Any]) -> str:
-        """Which of the values is not what its column says."""
+        """Return which value does not fit its column."""
         for (name, type), value in zip(COLUMNS.items(), self.pick(values), strict=True):
             if value is None:
                 if name not in _NULLABLE:
@@ -280,7 +283,7 @@ class _Relation:
                     _READERS[type](value)
             except _DAMAGED as error:
                 return f"`{name}` is not a {_TYPES[type]}: {error}"
-        return "the values are not those of a row of `notification`"
+        return "the values do not form a row of `notification`"
 
 
 def _complaint(columns: dict[str, int]) -> str | None:
@@ -293,7 +296,7 @@ def _complaint(columns: dict[str, int]) -> str | None:
 
 
 def _values(message: bytes, at: int, relation: _Relation) -> tuple[list[_Value], int, bool]:
-    """A row's values, where it ends, and whether they are all there."""
+    """Return the values of a row, the position after it, and whether all values are in the stream."""
     (count,) = _INT16(message, at)
     if count != relation.count:
         raise UndecodableRecord(f"a row of {count} values, where the table has {relation.count} columns")
@@ -315,12 +318,12 @@ def _values(message: bytes, at: int, relation: _Relation) -> tuple[list[_Value],
             whole = False
             at += 1
         else:
-            raise UndecodableRecord(f"a value of the kind {chr(kind)!r}, where only binary ones were asked for")
+            raise UndecodableRecord(f"a value of the kind {chr(kind)!r}, where only binary ones were requested")
     return values, at, whole
 
 
 def _recipient(message: bytes, at: int, relation: _Relation) -> str | None:
-    """Whom the row is for whose values begin at `at`; None if they do not say."""
+    """Return the recipient of the row whose values begin at `at`, or None if it is not in the stream."""
     at += 2
     for _ in range(relation.recipient):
         at += 5 + _INT32(message, at + 1)[0] if message[at] == _BINARY else 1
@@ -330,7 +333,7 @@ def _recipient(message: bytes, at: int, relation: _Relation) -> str | None:
 
 
 def _name(message: bytes, at: int) -> tuple[str, int]:
-    """A string that ends with a zero byte, and what follows it."""
+    """Return a zero-terminated string and the position after it."""
     end = message.index(0, at)
     return message[at:end].decode(), end + 1
 
@@ -355,7 +358,9 @@ def _check_numbers(version: int, inserted_tx: int, changed_tx: int) -> None:
 
 
 def _milliseconds(microseconds: int) -> int:
-    """Epoch milliseconds, rounded down, of microseconds since 2000."""
+    """Convert microseconds since 2000 to epoch milliseconds, rounded down. Raises ValueError beyond the years 1 to
+    9999.
+    """
     milliseconds = microseconds // 1000 + _EPOCH_2000
     if not _MIN_TIME <= milliseconds <= _MAX_TIME:
         raise ValueError("it is not in the years 1 to 9999")
@@ -363,9 +368,9 @@ def _milliseconds(microseconds: int) -> int:
 
 
 def _text_of_jsonb(value: bytes) -> str:
-    """Valid JSON, as it is PostgreSQL that printed it, and an object, by the table's CHECK: it need not be parsed."""
+    """Return the JSON text. It need not be parsed: PostgreSQL printed it, and the table's CHECK makes it an object."""
     if value[0] != 1:
-        raise ValueError(f"it has version {value[0]}, where 1 is known")
+        raise ValueError(f"it has version {value[0]}, where only 1 is known")
     return value[1:].decode()
 
 
@@ -385,48 +390,51 @@ _STATUS = struct.Struct("!cQQQqB")
 
 
 class CopyStream:
-    """What START_REPLICATION streams: messages of the server in, changes out, and the status updates to send."""
+    """The stream that START_REPLICATION opens: takes the server's messages, returns changes, and makes the status
+    updates.
+    """
 
     def __init__(self, wanted: Wanted | None = None) -> None:
         self._decoder = Decoder(wanted)
         self._decode = self._decoder.decode
         self.sent = 0
-        """When the server sent the message of pgoutput that was received last: microseconds since 2000."""
+        """When the server sent the pgoutput message that was received last: microseconds since 2000."""
         self.position = 0
-        """Where in the log the message stood that was received last."""
+        """WAL position of the message that was received last."""
         self.received = 0
-        """Up to where the log was received, all of it confirmed by the next status."""
+        """WAL position up to which everything was received; the next status update confirms it."""
         self.confirmed = 0
+        """WAL position that the last status update confirmed."""
         self.reply_wanted = False
-        """Does the server ask for a status at once?"""
+        """Tracks whether the server wants a status update at once."""
         self.answer_wanted = False
-        """Has the server been asked for a keep-alive, and sent none since?"""
+        """Tracks whether the server owes us a keep-alive that we requested."""
 
     @property
     def lag(self) -> float:
-        """How long after its commit the server sent what was received last, in seconds, both by the server's clock."""
+        """Seconds between the commit and the sending of what was received last, both by the server's clock."""
         if not self._decoder.committed_at:
             return 0.0
         return max(0, self.sent + _EPOCH_2000 * 1000 - self._decoder.committed_at) / 1_000_000
 
     @property
     def skipped(self) -> int:
-        """How many rows were not wanted."""
+        """Number of skipped rows."""
         return self._decoder.skipped
 
     @property
     def in_transaction(self) -> bool:
-        """Is more to come of the transaction that was received last?"""
+        """Whether the current transaction is still being received."""
         return self._decoder.xid != 0
 
     def receive(self, message: bytes) -> Change | None:
-        """The change that the message carries, if any. UndecodableRecord as from `Decoder.decode`."""
+        """Return the change in the message, if any. Raises UndecodableRecord as `Decoder.decode` does."""
         if message[:1] == b"w":
             try:
                 _, position, _, self.sent = _DATA_HEADER.unpack_from(message)
             except struct.error as error:
-                raise UndecodableRecord(f"a message of the stream that is cut short: {error}") from error
-            if position:  # the Relation and Begin of some transactions stand nowhere
+                raise UndecodableRecord(f"a truncated message of the stream: {error}") from error
+            if position:  # the Relation and Begin messages of some transactions have no position
                 self.position = position
                 if position > self.received:
                     self.received = position
@@ -443,9 +451,9 @@ class CopyStream:
         return None
 
     def status(self, now: float, ask: bool = False) -> bytes:
-        """The standby status update that confirms everything received; `now` in epoch seconds.
+        """Return the standby status update that confirms everything received; `now` is in epoch seconds.
 
-        `ask`: the server is to answer at once with a keep-alive.
+        With `ask` the server is to answer at once with a keep-alive.
         """
         self.reply_wanted = False
         self.answer_wanted = self.answer_wanted or ask
@@ -455,10 +463,10 @@ class CopyStream:
 
 
 def payload(message: bytes) -> bytes:
-    """pgoutput's message in one of the stream."""
+    """Return the pgoutput message that a message of the stream wraps."""
     return message[_DATA_HEADER.size :]
 
 
 def lsn(position: int) -> str:
-    """A position in the log as PostgreSQL prints it, e.g. `16/B374D848`."""
+    """Format a WAL position as PostgreSQL prints it, e.g. `16/B374D848`."""
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"

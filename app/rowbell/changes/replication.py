@@ -1,7 +1,7 @@
 """One replication connection to PostgreSQL on an asyncio loop: a temporary slot, the stream, and its confirmation.
 
-psycopg connects; everything after that is libpq's asynchronous interface, called here, because psycopg has none for
-the replication protocol.
+psycopg connects. Everything after that uses libpq's asynchronous interface directly, because psycopg has none for the
+replication protocol.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from rowbell.notification import Change
 from rowbell.postgres import BoundedConnection
 
 TURN_SECONDS = 0.01
-"""How long reading may hold the event loop."""
+"""How long a read may occupy the event loop."""
 LOOK_SECONDS = 1.0
-"""How long a socket is waited for before libpq is asked again."""
+"""How long to wait for the socket before asking libpq again."""
 STATUS_SECONDS = 1.0
-"""Between two status updates at most, also while nothing is read. A third of the server's wal_sender_timeout, if that
-is shorter."""
+"""Maximum interval between status updates, even while nothing is received; a third of the server's wal_sender_timeout,
+if that is shorter."""
 SILENCE_SECONDS = 60.0
-"""A server that says nothing for so long, though it was asked, is given up; for its wal_sender_timeout, if that is
-longer: decoding a huge transaction of other tables it answers after half of it."""
+"""A server that stays silent for this long although it was asked to reply is given up; or for its wal_sender_timeout,
+if that is longer: while it decodes a huge transaction of other tables, it replies after half of that."""
 LAG_SECONDS = 0.3
-"""What is received so long after its commit is late; and so is an answer of the server."""
+"""A change sent this long after its commit is late, and so is a reply of the server after this time."""
 LARGE_SECONDS = 0.05
 REST_SECONDS = 0.005
-"""A transaction that takes longer than the first to come is read with rests between: the server sends each row by
-itself, and waking for each costs both sides more than the row. A change that is not wanted then costs 1.9 µs instead of
-5.8, and 200,000 of them pass in 0.9 s instead of 1.6."""
+"""A transaction that is still arriving LARGE_SECONDS after its commit is read with pauses of REST_SECONDS: the server
+sends each row separately, and waking up for each costs both sides more than the row. A skipped row then costs 1.9 µs
+instead of 5.8, and 200,000 of them pass in 0.9 s instead of 1.6."""
 BELIEF_SECONDS = 10.0
-"""How long at most the stream is believed to lag, after the last transaction came late."""
+"""Maximum time for which the stream is considered to lag after the last transaction came late."""
 CANCEL_SECONDS = 0.5
-"""How long the server may take to hear that the slot is not wanted any more."""
+"""How long the request to cancel a command may take."""
 
 TOPIC = "wal"
-"""Of dead records; their offset is the position in the log."""
+"""Topic of dead records; their offset is the WAL position."""
 SLOT_PREFIX = "rowbell_"
-"""Of the slots' names, so that they can be recognised."""
+"""Prefix of slot names, by which they can be recognized."""
 
 _PREPARE = (
-    # A slot waits for old transactions, however long: the login's own limit is meant for its queries.
+    # Creating a slot waits for old transactions, however long they take: the login's own limit is meant for queries.
     "SET lock_timeout = 0",
-    # A server process that waits on a lock does not see its client vanish, and would keep the slot till the lock is
-    # had. Where the operating system cannot tell (Windows), this is refused.
+    # A server process that waits for a lock does not notice that its client is gone, and would keep the slot until it
+    # gets the lock. Refused where the operating system cannot check the connection (Windows).
     "SET client_connection_check_interval = '2s'",
 )
 
@@ -63,27 +63,28 @@ _ASK = f"""
     SELECT (SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'),
            EXISTS (SELECT FROM pg_publication WHERE pubname = '{PUBLICATION}')
 """
-"""Milliseconds, 0 for no limit; and is there anything to read?"""
+"""wal_sender_timeout in milliseconds (0 for no limit), and whether the publication exists."""
 
 _TLS_READS = 8
-"""libpq reads at least 8 KiB at a time. What OpenSSL holds decrypted beyond that does not make the socket readable, so
-it is read until 64 KiB gave no whole message, which is more than the largest row."""
+"""libpq reads at least 8 KiB at a time. Data that OpenSSL has already decrypted does not make the socket readable, so
+reading stops only when 64 KiB, more than the largest row, contained no complete message."""
 
 
 @dataclass(slots=True)
 class Reading:
-    """What was found in the stream and not taken yet."""
+    """What was read from the stream and not taken yet."""
 
     changes: list[Change] = field(default_factory=list)
     dead: list[DeadRecord] = field(default_factory=list)
     size: int = 0
-    """The changes and the dead."""
+    """Number of changes and dead records."""
 
 
 class Replication:
-    """One connection: `connect`, `create_slot`, `start`, then `read` and `confirm`; `finish` or `abandon` at the end.
+    """One connection: `connect`, `prepare`, `create_slot`, `start`, then `read` and `confirm`; finally `finish` or
+    `abandon`.
 
-    psycopg.Error when the connection is lost, or the server refuses.
+    Methods raise psycopg.Error if the connection is lost or the server refuses.
     """
 
     def __init__(self, connection: BoundedConnection, wanted: Wanted | None) -> None:
@@ -93,37 +94,37 @@ class Replication:
         self._stream = CopyStream(wanted)
         self._reads = _TLS_READS if self._pgconn.ssl_in_use else 1
         self._busy = False
-        """Is a command under way?"""
+        """Tracks whether a command is in progress."""
         self._heard = time.monotonic()
-        """When the server was last heard of; monotonic, as all times here."""
+        """Tracks when the server last sent anything; by the monotonic clock, like all times here."""
         self._asked = 0.0
-        """When it was asked for the keep-alive that is wanted."""
+        """Tracks when the pending keep-alive was requested."""
         self._streamed = 0.0
-        """When a part of a transaction was last received."""
+        """Tracks when a part of a transaction was last received."""
         self._silence = SILENCE_SECONDS
         self._skipped = 0
-        """Tracks how many of the rows that were not wanted `skipped` has told of."""
+        """Tracks how many skipped rows `skipped` has reported."""
         self.slot = SLOT_PREFIX + secrets.token_hex(8)
         self.status_seconds = STATUS_SECONDS
 
     @classmethod
     async def connect(cls, database_url: str, parameters: dict[str, Any], wanted: Wanted | None = None) -> Replication:
-        """`wanted` as in `Decoder`."""
+        """Connect to the server; `wanted` as in `Decoder`."""
         return cls(await postgres.connect(database_url, parameters, replication="database"), wanted)
 
     @property
     def answer_seconds(self) -> float:
-        """How long an answer of the server may take."""
+        """Seconds that the server may take to answer."""
         return self._connection.answer_seconds
 
     def unanswered(self) -> psycopg.OperationalError:
-        """What to say when it takes longer."""
+        """Return the error for a server that takes longer than that."""
         return psycopg.OperationalError(f"PostgreSQL has not answered for {self.answer_seconds:g} s")
 
     # Before the stream
 
     async def prepare(self) -> None:
-        """Ask what must be known, and check that there is a publication."""
+        """Configure the session, and check that the publication exists."""
         for statement in _PREPARE:
             with suppress(psycopg.errors.InvalidParameterValue):
                 await self._query(statement)
@@ -135,18 +136,21 @@ class Replication:
             raise psycopg.errors.UndefinedObject(f'publication "{PUBLICATION}" does not exist')
 
     async def create_slot(self) -> None:
-        """Waits for every transaction of the cluster that has an id when this begins, a prepared one too.
+        """Create the temporary slot; waits for every transaction of the cluster that has an id when this begins,
+        prepared ones included.
 
-        However long, and the server says nothing meanwhile: whether it is still there another connection can ask.
+        That can take any time, during which the server sends nothing: whether it is still alive must be checked over
+        another connection.
         """
         await self._execute(f"CREATE_REPLICATION_SLOT {self.slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')")
 
     async def start(self) -> None:
+        """Start streaming from the slot."""
         await self._query(f"START_REPLICATION SLOT {self.slot} LOGICAL 0/0 {OPTIONS}")
         self._heard = time.monotonic()
 
     async def _query(self, statement: str) -> list[str]:
-        """As `_execute`, but the server has to answer in time."""
+        """Like `_execute`, but the server must answer within `answer_seconds`."""
         try:
             async with asyncio.timeout(self.answer_seconds):
                 return await self._execute(statement)
@@ -154,7 +158,9 @@ class Replication:
             raise self.unanswered() from None
 
     async def _execute(self, statement: str) -> list[str]:
-        """The first row of the last result, as text. As libpq's simple query, which replication commands must be."""
+        """Execute with libpq's simple query protocol, which replication commands require. Return the first row of the
+        last result, as text.
+        """
         self._busy = True
         self._pgconn.send_query(statement.encode())
         row: list[str] = []
@@ -184,7 +190,7 @@ class Replication:
     # The stream
 
     def read(self, reading: Reading) -> bool:
-        """Take what is there, at most MAX_BATCH changes and for TURN_SECONDS. May there be more?"""
+        """Take what is available, at most MAX_BATCH changes and for TURN_SECONDS. Return whether there may be more."""
         get, clock = self._pgconn.get_copy_data, time.perf_counter
         until = clock() + TURN_SECONDS
         fruitless, received, sent = 0, False, self._stream.sent
@@ -196,7 +202,7 @@ class Replication:
             elif size < 0:
                 raise self._end()
             elif fruitless < self._reads:
-                # Only when all that libpq holds has been taken: it would hold ever more.
+                # Only when libpq's buffer has been drained: it would grow without limit.
                 self._pgconn.consume_input()
                 fruitless += 1
             else:
@@ -206,13 +212,13 @@ class Replication:
         return True
 
     async def more(self) -> None:
-        """Wait until the server has sent more, or for LOOK_SECONDS."""
+        """Wait until the server has sent more, or for LOOK_SECONDS. Pauses first during a large transaction."""
         if self._stream.in_transaction and self._stream.lag > LARGE_SECONDS:
             await asyncio.sleep(REST_SECONDS)
         await self.readable()
 
     async def readable(self) -> None:
-        """Wait until the server has sent something, or for LOOK_SECONDS."""
+        """Wait until the socket is readable, or for LOOK_SECONDS."""
         woken = self._loop.create_future()
         socket = self._pgconn.socket
         self._loop.add_reader(socket, _wake, woken)
@@ -224,18 +230,19 @@ class Replication:
             self._loop.remove_reader(socket)
 
     def skipped(self) -> int:
-        """How many rows were not wanted, since this was last asked."""
+        """Return how many rows were skipped since the last call."""
         before, self._skipped = self._skipped, self._stream.skipped
         return self._skipped - before
 
     @property
     def lags(self) -> bool:
-        """Does what is committed now come late?
+        """Whether a change committed now would arrive late.
 
-        Two signs, and neither compares our clock with the server's. The last transaction was late when the server sent
-        it: then PostgreSQL is behind in decoding, or in the midst of a large transaction, and the longer it was late
-        the longer that is believed, unless one comes in time. Or the server does not answer: it is busy with a
-        transaction that it will send, or needs not to; or its answer stands behind what we have not read yet.
+        There are two signs, and neither compares our clock with the server's. Either the last transaction was late when
+        the server sent it: then PostgreSQL is behind in decoding, or in the middle of a large transaction. The later it
+        was, the longer the lag is assumed to last, unless a transaction arrives in time. Or the server does not reply:
+        then it is busy with a transaction that it may or may not have to send, or its reply is queued behind data that
+        we have not read yet.
         """
         now = time.monotonic()
         if self._stream.answer_wanted and now - self._asked > LAG_SECONDS:
@@ -246,19 +253,19 @@ class Replication:
         return lag > LAG_SECONDS and since < min(lag, BELIEF_SECONDS)
 
     def ask(self) -> None:
-        """Confirm, and have the server answer."""
+        """Send a status update that requests a reply."""
         if again := not self._stream.answer_wanted:
             self._asked = time.monotonic()
         self._send_status(ask=again)
 
     def confirm(self) -> None:
-        """Send a status update: everything received is confirmed."""
+        """Send a status update that confirms everything received."""
         self._send_status()
 
     def confirm_news(self) -> None:
-        """Confirm what has been received since, or because the server asks: commits may be made to wait for it.
+        """Confirm if something new was received or the server asks for it: commits may be configured to wait for that.
 
-        Not in the midst of a transaction: what counts is its end.
+        Not in the middle of a transaction, since only its end counts.
         """
         news = self._stream.received > self._stream.confirmed and not self._stream.in_transaction
         if news or self._stream.reply_wanted:
@@ -281,9 +288,9 @@ class Replication:
         reading.size += 1
 
     def _listen(self, received: bool, sent: int) -> None:
-        """Note when the server was heard of, and give up one that has said nothing for too long.
+        """Record that data was received, or raise psycopg.OperationalError if the server has been silent for too long.
 
-        `sent`: when it had sent the last part of a transaction, before this was received.
+        `sent` is when the server had sent the last part of a transaction, before this read.
         """
         now = time.monotonic()
         if self._stream.sent != sent:
@@ -294,7 +301,7 @@ class Replication:
             raise psycopg.OperationalError(f"PostgreSQL has said nothing for {self._silence:.0f} s")
 
     def _end(self) -> psycopg.Error:
-        """Why the server ended the stream."""
+        """Return why the server ended the stream."""
         result = self._pgconn.get_result()
         if result is None or result.status != ExecStatus.FATAL_ERROR:
             return psycopg.OperationalError("PostgreSQL ended the stream")
@@ -303,16 +310,16 @@ class Replication:
     # The end
 
     def finish(self) -> None:
-        """Close the connection; the slot goes with it."""
+        """Close the connection; the temporary slot goes with it."""
         self._pgconn.finish()
 
     async def abandon(self) -> None:
-        """Close the connection, though the server may be busy with a command: it would not notice before the end."""
+        """Close the connection, even if the server is executing a command, during which it would not notice."""
         try:
             if self._busy:
                 await self._connection.cancel_safe(timeout=CANCEL_SECONDS)
         except psycopg.Error:
-            pass  # then it notices when it next looks, see _PREPARE
+            pass  # then the server notices at its next check, see _PREPARE
         finally:
             self.finish()
 

@@ -1,4 +1,6 @@
-"""Can this login read this database's changes from the log? If not, what is missing, and what gives it?"""
+"""Checks whether this login can read this database's changes from the WAL; if not, what is missing, and how to fix
+it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from rowbell.changes.pgoutput import COLUMNS, PUBLICATION
-from rowbell.errors import DatabaseError, DatabaseUnavailable
-from rowbell.postgres import connect, defaults, encoding_complaint, shown, wal_level_complaint
+from rowbell.errors import DatabaseError
+from rowbell.postgres import connect, defaults, encoding_complaint, shown, unreachable, wal_level_complaint
 
 APPLICATION = "rowbell-check"
 
@@ -30,7 +32,7 @@ LOOK = """
            (SELECT count(*) FROM pg_stat_replication) AS senders,
            quote_ident(current_user) AS login,
            rolinherit AS inherits,
-           -- Amazon's way of giving it.
+           -- On Amazon RDS a role replaces the attribute.
            rolsuper OR rolreplication OR EXISTS (
              SELECT FROM pg_roles managed WHERE managed.rolname = 'rds_replication'
              AND pg_has_role(current_user, managed.oid, 'MEMBER')) AS replicates,
@@ -38,7 +40,7 @@ LOOK = """
              SELECT FROM pg_auth_members JOIN pg_roles ours ON ours.oid = roleid
              WHERE member = login.oid AND ours.rolname = 'rowbell_gateway') AS member,
            (SELECT pg_has_role(ours.oid, 'USAGE') FROM pg_roles ours WHERE rolname = 'rowbell_gateway') AS as_gateway,
-           -- Not with to_regclass: whoever lacks USAGE on the schema may not use it.
+           -- Not with to_regclass, which requires USAGE on the schema.
            ARRAY(SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (
              SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
              WHERE nspname = 'public' AND relname = name)) AS missing_tables
@@ -63,7 +65,7 @@ LOOK_AT_TABLE = """
              AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY(indkey))
                  @> ARRAY['recipient_id', 'id']) AS by_key,
            relreplident = 'f' AS by_row,
-           -- By any publication: while the identity is the whole row, no row can be updated then.
+           -- In any publication: together with FULL replica identity, that makes every UPDATE fail.
            EXISTS (SELECT FROM pg_publication_rel JOIN pg_publication ON pg_publication.oid = prpubid
                    WHERE prrelid = notification.oid AND prattrs IS NOT NULL AND (pubupdate OR pubdelete)
                   ) AS columns_listed,
@@ -73,12 +75,12 @@ LOOK_AT_TABLE = """
 """
 
 TRIGGERS = {
-    "notification_stamp": ("BEFORE INSERT OR UPDATE", "changes are not numbered, and do not reach anybody"),
-    "notification_tombstone": ("AFTER DELETE", "deletions are not kept for those whom the stream did not tell"),
+    "notification_stamp": ("BEFORE INSERT OR UPDATE", "changes are not numbered, and reach nobody"),
+    "notification_tombstone": ("AFTER DELETE", "deletions are not recorded for clients that the stream does not reach"),
 }
-"""Without which what is written is not delivered, or not surely: when each fires, and what happens if it does not."""
+"""Trigger → when it fires, and what happens if it does not. Without them, delivery of writes is not guaranteed."""
 DISABLED = "DR"
-"""In pg_trigger: D is disabled, R fires under replication only."""
+"""Values of pg_trigger.tgenabled: D is disabled, R fires under replication only."""
 
 RIGHTS = {
     "notification": ("SELECT", "UPDATE (read_at)"),
@@ -88,7 +90,8 @@ RIGHTS = {
     "notification_revocation": ("SELECT",),
     "rowbell_epoch": ("SELECT", "INSERT", "DELETE"),
 }
-"""Table → what a gateway's statements do with it. The role rowbell_gateway is granted this, and on some tables more."""
+"""Table → the rights that a gateway's statements need. The role rowbell_gateway is granted these, and more on some
+tables."""
 
 LOOK_AT_RIGHTS = """
     SELECT has_schema_privilege('public', 'USAGE') AS schema,
@@ -105,7 +108,8 @@ LOOK_AT_RIGHTS = """
 _WISHES = [(table, right) for table, rights in RIGHTS.items() for right in rights]
 
 INHERIT_BY_GRANT = 160000
-"""From this version on, whether a member has a role's rights is said by each GRANT, and not by the member."""
+"""From this version on, each GRANT determines whether a member inherits a role's rights, and no longer the member
+itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +117,16 @@ class Findings:
     """What is missing; each sentence says what to run."""
 
     errors: list[str] = field(default_factory=list)
-    """Without these it does not work."""
+    """Problems that must be fixed."""
     warnings: list[str] = field(default_factory=list)
-    """These may pass by themselves."""
+    """Problems that may go away by themselves."""
 
 
 def check_requirements(database_url: str) -> Findings:
-    """What PostgreSQL lacks for gateways that read its log. Blocks: not to be called on an event loop.
+    """Return what PostgreSQL lacks for gateways that read its WAL. Blocks: never call it on an event loop.
 
-    DatabaseUnavailable when it cannot be reached, DatabaseError when it refuses to be asked, SettingsError when libpq
-    cannot read the URL.
+    Raises DatabaseUnavailable if the server cannot be reached, DatabaseError if it refuses the queries, SettingsError
+    if libpq cannot parse the URL.
     """
     return asyncio.run(_check(database_url, defaults(database_url, APPLICATION)))
 
@@ -132,19 +136,16 @@ async def _check(database_url: str, parameters: dict[str, Any]) -> Findings:
         async with await connect(database_url, parameters) as connection:
             findings = await missing(connection)
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(
-            f"cannot connect to {shown(database_url)}: {error}\n"
-            'Check ROWBELL_DATABASE_URL, and that this works: psql "$ROWBELL_DATABASE_URL"'
-        ) from error
+        raise unreachable(database_url, error) from error
     except psycopg.Error as error:
-        raise DatabaseError(f"{shown(database_url)} refuses to be asked what it lacks: {error}") from error
+        raise DatabaseError(f"{shown(database_url)} refuses the check of its requirements: {error}") from error
     if not findings.errors and not findings.warnings:
         findings.errors.extend(await _refusal(database_url, parameters))
     return findings
 
 
 async def missing(connection: psycopg.AsyncConnection[Any]) -> Findings:
-    """The same on a connection that is there; it must be in autocommit mode. psycopg.Error when it is lost."""
+    """Like `check_requirements`, over an existing connection in autocommit mode. Raises psycopg.Error if it is lost."""
     findings = Findings()
     cursor = connection.cursor(row_factory=namedtuple_row)
     server: Any = await (await cursor.execute(LOOK, [list(RIGHTS)])).fetchone()
@@ -152,7 +153,7 @@ async def missing(connection: psycopg.AsyncConnection[Any]) -> Findings:
     if server.missing_tables:
         findings.errors.append(
             f"the database lacks Rowbell's tables {', '.join(server.missing_tables)}. "
-            "As the database's owner run: rowbell migrate"
+            "As the owner of the database, run: rowbell migrate"
         )
         return findings
     publication = await (await cursor.execute(LOOK_AT_PUBLICATION, [PUBLICATION])).fetchone()
@@ -164,13 +165,13 @@ async def missing(connection: psycopg.AsyncConnection[Any]) -> Findings:
 
 
 async def _refusal(database_url: str, parameters: dict[str, Any]) -> list[str]:
-    """Why a replication connection is refused where an ordinary one is not."""
+    """Return why a replication connection is refused, although an ordinary one is not."""
     try:
         connection = await connect(database_url, parameters, replication="database")
     except psycopg.OperationalError as error:
         return [
-            f"PostgreSQL answers, and yet a replication connection to {shown(database_url)} is refused: {error}\n"
-            "If a pooler such as PgBouncer stands between, name the server itself in ROWBELL_DATABASE_URL."
+            f"PostgreSQL answers, but a replication connection to {shown(database_url)} is refused: {error}\n"
+            "If there is a pooler such as PgBouncer in between, name the server itself in ROWBELL_DATABASE_URL."
         ]
     await connection.close()
     return []
@@ -185,35 +186,33 @@ def _look_at_server(server: Any, findings: Findings) -> None:
         ("max_wal_senders", server.max_senders, server.senders, "connection"),
     ):
         advice = (
-            f"each gateway needs one {unit}. As a superuser run: ALTER SYSTEM SET {name} = {max(10, used * 2)}; "
+            f"each gateway needs one {unit}. As a superuser, run: ALTER SYSTEM SET {name} = {max(10, used * 2)}; "
             "then restart the server."
         )
         if limit == 0:
             findings.errors.append(f"{name} is 0, and {advice}")
         elif used >= limit:
             findings.warnings.append(
-                f"all {limit} of {name} are in use, and {advice} (Those of a gateway that was killed are free again "
+                f"all {limit} of {name} are in use, and {advice} (Those of a killed gateway become free "
                 "within wal_sender_timeout.)"
             )
     if not server.replicates:
         findings.errors.append(
-            f"the login {server.login} may not read the log. As a superuser run: ALTER ROLE {server.login} "
+            f"the login {server.login} may not read the WAL. As a superuser, run: ALTER ROLE {server.login} "
             f"REPLICATION; (On Amazon RDS: GRANT rds_replication TO {server.login};)"
         )
 
 
 def _look_at_publication(publication: Any | None, findings: Findings) -> None:
     if publication is None:
-        findings.errors.append(
-            f"the publication {PUBLICATION} is missing. Make it, as the owner of the tables:\n{CREATE}"
-        )
+        findings.errors.append(f"the publication {PUBLICATION} is missing. As the owner of the tables, run:\n{CREATE}")
         return
     if not publication.whole:
         findings.errors.append(
             f"the publication {PUBLICATION} leaves out some kinds of writes. Run: "
             f"ALTER PUBLICATION {PUBLICATION} SET (publish = 'insert, update, delete');"
         )
-    # PostgreSQL refuses a list of columns where the publication has whole schemas, and SET would take those out.
+    # PostgreSQL refuses a column list if the publication includes whole schemas, and SET TABLE would remove those.
     table = "notification" if publication.of_schemas else TABLE
     add = f"ALTER PUBLICATION {PUBLICATION} ADD TABLE {table};"
     if publication.columns is None:
@@ -233,7 +232,7 @@ def _look_at_table(table: Any, findings: Findings) -> None:
     if table.by_row and table.columns_listed:
         findings.errors.append(
             "every UPDATE and DELETE fails: the replica identity of notification is the whole row, and a publication "
-            f"lists the columns that it has. {mended}"
+            f"has a column list for it. {mended}"
         )
     elif not table.by_row and not table.by_key:
         findings.errors.append(
@@ -261,13 +260,13 @@ def _look_at_rights(server: Any, rights: Any, findings: Findings) -> None:
         )
     if not rights.control:
         findings.errors.append(
-            f"the login {server.login} may not ask which server this is. In this database, as a superuser, run: "
+            f"the login {server.login} may not read the identity of the server. In this database, as a superuser, run: "
             f"GRANT EXECUTE ON FUNCTION pg_control_system() TO {server.login};"
         )
 
 
 def _giving_rights(server: Any, lacking: list[str]) -> str:
-    if server.as_gateway:  # then the role has lost some
+    if server.as_gateway:  # then the role itself lacks them
         return " ".join(f"GRANT {right} TO rowbell_gateway;" for right in lacking)
     grant = f"GRANT rowbell_gateway TO {server.login}"
     if server.version >= INHERIT_BY_GRANT:

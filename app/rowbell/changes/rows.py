@@ -1,4 +1,4 @@
-"""What a write of `notification` becomes, whichever way it was read: both decoders end here, and so agree."""
+"""Changes made from writes of `notification`, shared by both decoders so that they agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rowbell.errors import UndecodableRecord
 from rowbell.notification import DELETED, IN_APP, Change
 
 MAX_ID = 2**53 - 1
-"""The table's bound: an integer that JavaScript holds."""
+"""The upper bound of the table: the largest integer that JavaScript represents exactly."""
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -23,19 +23,23 @@ def incomplete(
     channel: str | None,
     committed_at: int,
 ) -> Change:
-    """A row of which the stream left out a TOASTed column that did not change; `channel` is None if that is the one."""
+    """Return the change for a row whose unchanged TOASTed columns are not in the stream; `channel` is None if it is one
+    of them.
+    """
     hidden = channel not in (IN_APP, None)
     return Change(id, recipient_id, version, inserted_tx, changed_tx, None, read, hidden, committed_at)
 
 
 def deleted(id: int, recipient_id: str, xid: int, committed_at: int) -> Change:
-    """A row that is gone; `xid` has 32 bits."""
-    # inserted_tx is not known, and a deletion is an event of its own whenever the row was made.
+    """Return the change for a deleted row; `xid` has 32 bits."""
+    # inserted_tx is unknown. A deletion is an event of its own, whenever the row was inserted.
     return Change(id, recipient_id, DELETED, 0, xid, committed_at=committed_at)
 
 
 def check_data(data: str, column: str) -> None:
-    """UndecodableRecord, which names `column`, unless it is a JSON object: it is spliced into the client's JSON."""
+    """Raise UndecodableRecord, naming `column`, unless `data` is a JSON object: it is spliced into the client's
+    JSON.
+    """
     if data == "{}":
         return
     try:

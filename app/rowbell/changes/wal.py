@@ -1,7 +1,7 @@
-"""Committed changes straight from PostgreSQL's log: the ChangeSource of a Rowbell that has nothing but PostgreSQL.
+"""Committed changes straight from PostgreSQL's WAL: the ChangeSource of a Rowbell that runs on PostgreSQL alone.
 
-The slot is temporary and everything received is confirmed at once, so that a gateway that is gone holds back no WAL.
-What commits while there is no slot is not in the stream: replay and sweep read it from the table.
+The slot is temporary, and everything received is confirmed at once, so that a gateway that is gone retains no WAL.
+Changes committed while there is no slot are not in the stream; replay and sweep read them from the table.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from rowbell.postgres import connect, defaults, shown
 log = get_logger("changes.wal")
 
 APPLICATION = "rowbell-wal"
-"""What pg_stat_activity and pg_stat_replication call the connection."""
+"""Name of the connection in pg_stat_activity and pg_stat_replication."""
 PATIENCE_SECONDS = 1.0
-"""A slot that takes longer than this is told of."""
+"""A slot that takes longer than this to create is logged."""
 STEADY_SECONDS = 5.0
-"""A connection that lasted so long is tried again at once; one that did not, ever later."""
+"""A connection that lasted this long is retried at once; otherwise the delays grow."""
 STALL_SECONDS = 30.0
-"""How long a batch may wait to be taken before the stream is given up: it holds back WAL, and PostgreSQL's shutdown."""
+"""How long a batch may wait to be taken before the stream is given up: a stalled stream retains WAL, and delays
+PostgreSQL's shutdown."""
 CLOSE_SECONDS = 0.9
-"""How long the end of a connection may take."""
+"""How long closing a connection may take."""
 CHECK_SECONDS = 30.0
-"""Between two looks at whether the stream still brings everything. Each takes a connection, and a few milliseconds."""
+"""Interval between checks that the stream is still complete. Each takes a connection and a few milliseconds."""
 
 OPEN_TRANSACTIONS = """
     SELECT coalesce('prepared transaction ' || quote_literal(gid) || ' in the database ' || database,
@@ -49,52 +50,55 @@ OPEN_TRANSACTIONS = """
     LEFT JOIN pg_prepared_xacts ON transaction = transactionid
     ORDER BY age(transactionid) DESC LIMIT 5
 """
-"""The oldest of those that have an id. From pg_locks, because pg_stat_activity hides the ids of others' sessions."""
+"""The oldest transactions that have an id. From pg_locks, because pg_stat_activity hides the ids of other users'
+sessions."""
 
 SLOT_IS_BEING_MADE = """
     SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn IS NULL)
 """
-"""No when it stands, and the answer is on its way; and when it is gone with its connection."""
+"""False once the slot exists and the answer is on its way, and also if the slot is gone together with its
+connection."""
 
 
 class WalChanges:
-    """The ChangeSource that reads PostgreSQL's log. Connecting begins with the first `batches()`.
+    """The ChangeSource that reads PostgreSQL's WAL. Connecting begins with the first `batches()`.
 
-    While PostgreSQL is away, or refuses, it tries again and says so once. At most MAX_BATCH changes wait to be taken;
+    While PostgreSQL is unavailable or refuses, it retries, and logs that once. At most MAX_BATCH changes are buffered;
     the rest of even the largest transaction stays with PostgreSQL.
     """
 
     def __init__(self, database_url: str, wanted: Wanted | None = None) -> None:
-        """`wanted` says for whom changes are wanted: for everybody, if it is left out.
+        """`wanted` returns whether changes for a recipient are wanted; by default all are.
 
-        It is asked when a row is read, and one that it does not want costs a quarter. It may know less than it will a
-        moment later: the row of somebody who is just subscribing, and was skipped, comes by their paging or the sweep.
+        It is called when a row is read, and a row that it rejects costs a quarter. Its knowledge may lag behind: a row
+        that was skipped for a user who is just subscribing arrives by paging or by the sweep.
         """
         self._url = database_url
         self._wanted = wanted
         self._parameters = defaults(database_url, APPLICATION)
         self._task: asyncio.Task[None] | None = None
         self._reading = Reading()
-        """What was read and not taken: it grows while the consumer is at work, so that it takes more at once."""
+        """What was read and not taken yet; it grows while the consumer is busy, so the consumer takes more at once."""
         self._some = asyncio.Event()
-        """Set when something can be taken, or nothing will come any more."""
+        """Set when something can be taken, or the stream has ended."""
         self._room = asyncio.Event()
-        """Set when it has been taken."""
+        """Set when the buffer has been taken."""
         self._connection: Replication | None = None
         self._streaming = False
         self._lacking: tuple[str, ...] = ()
-        """What an administrator must mend before the stream that stands brings everything."""
+        """Tracks what an administrator must fix before the current stream is complete."""
         self._closing = False
         self._complaints: set[tuple[str, ...]] = set()
-        """The reasons that have been logged since the stream last ran."""
+        """Tracks the reasons logged since the stream last ran."""
         self._undecodable: str | None = None
-        """The reason that was logged last."""
+        """Tracks the reason logged last."""
 
     @property
     def streaming(self) -> bool:
-        """Does what is committed now come through the stream, and soon? If not, the sweep is to hurry.
+        """Whether a change committed now would arrive through the stream, and soon. If not, the sweep should run more
+        often.
 
-        Not while there is no slot, while the stream lags (behind a large transaction, for instance), and while the
+        False while there is no slot, while the stream lags (for instance behind a large transaction), and while the
         publication or the login lacks something.
         """
         connection = self._connection
@@ -107,10 +111,10 @@ class WalChanges:
         return self._batches()
 
     async def done(self, batch: Batch) -> None:
-        """Nothing: what was received is confirmed already, and what is lost the sweep delivers."""
+        """Do nothing: everything received is already confirmed, and the sweep delivers what is lost."""
 
     async def close(self) -> None:
-        """Stop: `batches()` ends, the slot is gone. Takes less than a second, whatever the server does."""
+        """Stop: `batches()` ends, and the slot is dropped. Takes less than a second, whatever the server does."""
         self._closing = True
         self._some.set()
         if self._task is None:
@@ -149,7 +153,7 @@ class WalChanges:
                 await self._stream()
             except* (psycopg.Error, OSError) as lost:
                 problem = str(lost.exceptions[0]).strip() or type(lost.exceptions[0]).__name__
-            if self._closing:  # a group of which a part has failed does not tell that it was cancelled, too
+            if self._closing:  # a task group that fails while it is being cancelled raises only the failure
                 return
             await self._complain(problem)
             if time.monotonic() - begun > STEADY_SECONDS:
@@ -157,7 +161,7 @@ class WalChanges:
             await asyncio.sleep(next(delays))
 
     async def _stream(self) -> None:
-        """Over one connection, until it is lost."""
+        """Stream over one connection until it is lost."""
         self._connection = connection = await Replication.connect(self._url, self._parameters, self._wanted)
         try:
             await self._start(connection)
@@ -183,8 +187,10 @@ class WalChanges:
         log.info("wal_streaming", slot=connection.slot)
 
     async def _watch_slot(self, connection: Replication) -> None:
-        """Tell what the slot waits for, and ask now and then whether it still does: if not, and no answer comes, nobody
-        is behind the connection. psycopg.Error then, or when the server cannot be asked either.
+        """Log what the creation of the slot waits for, and check now and then that the server is still creating it.
+
+        If it is not, and no answer arrives, the connection is dead. Raises psycopg.Error then, and when the server
+        cannot be asked over another connection.
         """
         await asyncio.sleep(PATIENCE_SECONDS)
         await self._tell_of_waiting()
@@ -203,7 +209,7 @@ class WalChanges:
         while True:
             try:
                 more = connection.read(self._reading)
-            finally:  # what came before the loss is as good as any
+            finally:  # what was received before the loss is valid
                 DISPATCHED_NOBODY.inc(connection.skipped())
                 if self._reading.size:
                     self._some.set()
@@ -216,7 +222,9 @@ class WalChanges:
                 await self._wait_for_room(connection)
 
     async def _wait_for_room(self, connection: Replication) -> None:
-        """Meanwhile nothing is read."""
+        """Wait until the buffer is taken; nothing is read meanwhile. Raises psycopg.OperationalError after
+        STALL_SECONDS.
+        """
         self._room.clear()
         try:
             async with asyncio.timeout(STALL_SECONDS):
@@ -229,34 +237,36 @@ class WalChanges:
             raise psycopg.OperationalError(problem) from None
 
     async def _check(self, connection: Replication) -> None:
-        """A stream from which something was taken away goes on without a word: look, now and regularly."""
+        """Check regularly that nothing is missing from the stream: it goes on silently if, say, the publication is
+        changed.
+        """
         while True:
-            with suppress(psycopg.Error, OSError):  # that it cannot be asked means nothing
+            with suppress(psycopg.Error, OSError):  # not being able to ask proves nothing
                 self._judge(connection, tuple((await self._ask()).errors))
             await asyncio.sleep(CHECK_SECONDS)
 
     def _judge(self, connection: Replication, lacking: tuple[str, ...]) -> None:
         if lacking != self._lacking:
-            self._complaints.discard(self._lacking)  # so that it is told of again when it comes again
+            self._complaints.discard(self._lacking)  # so that it is logged again if it recurs
             if not lacking:
                 log.info("wal_streaming", slot=connection.slot)
         if lacking:
-            self._say("wal_refused", *lacking, problem="the stream does not bring everything", advice=list(lacking))
+            self._say("wal_refused", *lacking, reason="the stream is incomplete", advice=list(lacking))
         self._lacking = lacking
 
     async def _ask(self) -> Findings:
-        """What PostgreSQL lacks, over a connection of its own."""
+        """Return what PostgreSQL lacks, asked over a separate connection."""
         async with await connect(self._url, self._parameters) as connection:
             return await missing(connection)
 
-    # Telling
+    # Logging
 
     def _lost(self, problem: str) -> None:
         self._streaming = False
-        self._say("wal_lost", "lost", problem=problem)
+        self._say("wal_lost", "lost", reason=problem)
 
     async def _complain(self, problem: str) -> None:
-        """The stream is lost, or did not come about: is that for an administrator to mend?"""
+        """Log why the stream was lost or could not be started, with advice if an administrator must fix something."""
         if self._streaming:
             self._lost(problem)
             return
@@ -266,7 +276,7 @@ class WalChanges:
             self._lost(problem)
             return
         if advice := findings.errors + findings.warnings:
-            self._say("wal_refused", *advice, problem=problem, advice=advice)
+            self._say("wal_refused", *advice, reason=problem, advice=advice)
         else:
             self._lost(problem)
 
@@ -277,7 +287,7 @@ class WalChanges:
             log.warning(event, server=shown(self._url), **fields, meanwhile="the sweep delivers")
 
     def _tell_of_dead(self, record: DeadRecord) -> None:
-        """Each reason once as long as it stays the same: a whole transaction may have it."""
+        """Log a reason once while it stays the same: every row of a transaction may have it."""
         if record.reason != self._undecodable:
             self._undecodable = record.reason
             log.error("wal_undecodable", lsn=lsn(record.offset), reason=record.reason)
@@ -291,8 +301,11 @@ class WalChanges:
 
 
 async def _ask_regularly(connection: Replication) -> None:
-    """Whether anything is read or not: PostgreSQL gives up who says nothing, and its answer says whether it lags."""
-    with suppress(psycopg.Error):  # reading meets it too, and tells
+    """Request replies at regular intervals, even if nothing is received.
+
+    PostgreSQL drops a client that stays silent, and its replies show whether the stream lags.
+    """
+    with suppress(psycopg.Error):  # reading fails as well, and logs it
         while True:
             await asyncio.sleep(connection.status_seconds)
             connection.ask()

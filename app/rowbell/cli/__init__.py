@@ -1,10 +1,10 @@
-"""`rowbell`: one module per group of subcommands, and the place where everything is wired.
+"""The command `rowbell`: one module per group of subcommands. This is where everything is wired together.
 
 Each module has `add_parser(subparsers)`, which names the command, shows a working example in the epilog and calls
-`parser.set_defaults(run=run)`, and `run(args, settings) -> int`, the exit status. At its top a module imports what
-parsing needs and no more; what the command works with (Kafka, SQL, the web server, terminal tables) is imported
-inside `run`, so `rowbell --help` and `rowbell token` do not pay for the gateway's second of imports. A command that
-stays (serve, dispatch, connector) begins with `logs.configure(settings)`.
+`parser.set_defaults(run=run)`, and `run(args, settings) -> int`, which returns the exit status. A module imports at its
+top only what parsing needs; what the command works with (Kafka, SQL, the web server, terminal tables) is imported
+inside `run`, so that `rowbell --help` and `rowbell token` do not pay for the second that the gateway's imports take. A
+long-running command (serve, dispatch, connector) begins with `logs.configure(settings)`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ COMMANDS: tuple[ModuleType, ...] = (serve, dispatch, connector, migrate, token, 
 
 
 class _Parser(argparse.ArgumentParser):
-    """Keeps the line ends of examples, and takes no abbreviated options: scripts would break when one is added.
+    """Keeps the line breaks of examples, and accepts no abbreviated options: scripts would break when an option is
+    added.
 
-    What a subcommand does not know it refuses itself, with its own usage.
+    A subcommand reports unknown arguments itself, with its own usage.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -42,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Reads the version when it is asked for: the package metadata cost 30 ms otherwise."""
+    """Reads the version only when it is asked for: reading the package metadata takes 30 ms."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(f"rowbell {metadata.version('rowbell')}")
@@ -50,14 +51,14 @@ class _Version(argparse.Action):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the result is the process's exit status. `argv` is without the program's name."""
+    """Run one command, and return the exit status of the process. `argv` is without the program's name."""
     try:
         try:
             return _run(argv)
         finally:
-            sys.stdout.flush()  # here, where a reader that went away is still ours to handle
+            sys.stdout.flush()  # here, where we can still handle a closed pipe
     except BrokenPipeError:
-        # Python flushes once more at exit, and would complain.
+        # Python flushes again at exit, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
 
@@ -76,9 +77,9 @@ def _run(argv: list[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="rowbell",
-        description="Commit a row into the table `notification`; the person it is for sees it at once.",
-        epilog="Each command tells more, with an example: rowbell COMMAND --help\n"
-        "Settings come from the environment, ROWBELL_...: rowbell config lists them.",
+        description="Commit a row to the table `notification`; its recipient sees it at once.",
+        epilog="For details and examples of a command: rowbell COMMAND --help\n"
+        "Settings are environment variables, ROWBELL_...: rowbell config lists them.",
     )
     parser.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)

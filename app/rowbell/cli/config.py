@@ -1,4 +1,4 @@
-"""`rowbell config`: what this environment sets, with secrets hidden."""
+"""`rowbell config`: shows the effective settings, with secrets hidden."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rowbell.config import Settings
 
 EXAMPLE = """example:
   ROWBELL_PORT=8115 rowbell config
-  rowbell config --env | sort       # lines of NAME=value for those that have one
+  rowbell config --env | sort       # a line NAME=value for each setting that has a value
 
-The exit status is 2 when a setting is wrong; each one that is gets named."""
+The exit status is 2 if settings are invalid; each of them is named."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,15 +19,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "config",
         help="show the effective settings, secrets hidden",
-        description="Show every setting: its value here, and what it is for. Secrets are hidden.",
+        description="Show every setting, with its effective value and its purpose. Secrets are hidden.",
         epilog=EXAMPLE,
     )
-    parser.add_argument("--env", action="store_true", help="lines of NAME=value alone")
+    parser.add_argument("--env", action="store_true", help="print only lines NAME=value")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Print the settings; a wrong one has stopped the process before."""
+    """Print the settings; an invalid one has already ended the process."""
     if args.env:
         _print_lines(settings)
     else:
@@ -51,5 +51,5 @@ def _print_all(settings: Settings) -> None:
     width = max(len(name) for name, _, _ in lines)
     for name, value, doc in lines:
         shown = ("not set", "dim") if value is None else (value, "bold")
-        console.print(Text.assemble(f"{name:{width}}  ", shown), soft_wrap=True)  # values are whole, to be copied
+        console.print(Text.assemble(f"{name:{width}}  ", shown), soft_wrap=True)  # unbroken, to be copied
         console.print(Padding(Text(doc, style="dim"), (0, 0, 0, 4), expand=False))

@@ -1,4 +1,4 @@
-"""`rowbell dispatch`: one dispatcher, from Kafka over Redis to RabbitMQ."""
+"""`rowbell dispatch`: runs a dispatcher, which moves changes from Kafka to RabbitMQ with the help of Redis."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from rowbell.dispatch.dispatcher import Dispatcher
 
 STOP_SECONDS = 10.0
-"""How long a stop may take: after this the batch in work is given up, and comes again to another dispatcher."""
+"""How long a stop may take. Then the current batch is abandoned, and delivered again to another dispatcher."""
 
 EXAMPLE = """\
 example:
   . .rowbell/env
   rowbell dispatch
 
-Run as many as the topic has partitions: they share them. After an asynchronous failover of PostgreSQL that lost
-transactions, stop them all and start one with --from-end: what is skipped, the gateways find in the database.
+Run up to as many as the topic has partitions, which they share. After an asynchronous failover of PostgreSQL that lost
+transactions, stop them all and start one with --from-end: gateways read from the database what is skipped.
 """
 
 
@@ -31,12 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         description="Run one dispatcher until SIGTERM or Ctrl-C. It waits for Kafka, Redis and RabbitMQ.",
         epilog=EXAMPLE,
     )
-    parser.add_argument("--from-end", action="store_true", help="first set the consumer group to the end of the topic")
+    parser.add_argument("--from-end", action="store_true", help="first move the consumer group to the end of the topic")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Dispatch until a signal; the process ends with the error if the dispatcher does."""
+    """Dispatch until a signal arrives. Raises the error that ends the dispatcher."""
     import uvloop
 
     from rowbell import logs
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _dispatch(settings: Settings) -> None:
-    """Open what it needs, run, close in the opposite order."""
+    """Open the connections, run, and close them in reverse order."""
     from contextlib import AsyncExitStack
 
     from rowbell import metrics
@@ -77,7 +77,9 @@ async def _dispatch(settings: Settings) -> None:
 
 
 async def _run_until_signal(dispatcher: Dispatcher) -> None:
-    """Until SIGTERM or SIGINT, then finish the batch in work, within STOP_SECONDS. Raises what ends the dispatcher."""
+    """Run until SIGTERM or SIGINT, then finish the current batch, within STOP_SECONDS. Raises the error that ends the
+    dispatcher.
+    """
     import asyncio
     import signal
 
@@ -99,5 +101,5 @@ async def _run_until_signal(dispatcher: Dispatcher) -> None:
             await dispatcher.stop()
             await running
     except TimeoutError:
-        log.warning("stopped_within_a_batch", effect="it comes again to another dispatcher")
+        log.warning("stopped_within_a_batch", effect="the batch is delivered again, to another dispatcher")
         running.cancel()

@@ -1,4 +1,4 @@
-"""`rowbell serve --embedded`: everything in one process, on a PostgreSQL of its own."""
+"""`rowbell serve --embedded`: everything in one process, with its own PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from rowbell.embedded import EmbeddedPostgres, Home
 
 CLAIMS = ("jwt_issuer", "jwt_audience", "jwt_user_claim")
-"""The settings by which `rowbell token` makes what the gateway takes."""
+"""The settings that make the tokens of `rowbell token` acceptable to the gateway."""
 PUBLIC = ("jwt_public_key_file", "jwt_jwks", "jwt_algorithms")
-"""The settings of keys that are not the secret, of which there are none."""
+"""The settings of keys other than the secret; embedded mode does not use them."""
 
 INSERT = "INSERT INTO notification (recipient_id, title) VALUES ('alice', 'Hello')"
 
 
 def run(settings: Settings, directory: Path, clean: bool) -> int:
-    """Serve until a signal; then PostgreSQL ends, too. What the settings name of other servers is not used."""
+    """Serve until a signal arrives, then stop PostgreSQL. Settings of other servers are ignored."""
     from rowbell import logs
     from rowbell.cli.serve import serve
     from rowbell.embedded import EmbeddedPostgres, Home
@@ -32,7 +32,7 @@ def run(settings: Settings, directory: Path, clean: bool) -> int:
 
     begun = time.monotonic()
     if settings.log_format == "auto" and settings.log_level == "info" and sys.stderr.isatty():
-        settings = dataclasses.replace(settings, log_level="warning")  # a person reads along, and there are commands
+        settings = dataclasses.replace(settings, log_level="warning")  # leave the terminal to the instructions
     logs.configure(settings)
     home = Home(directory)
     server = EmbeddedPostgres(home)
@@ -50,7 +50,7 @@ def run(settings: Settings, directory: Path, clean: bool) -> int:
 
 
 def _settings(settings: Settings, home: Home, server: EmbeddedPostgres) -> Settings:
-    """Those of the gateway: everything is here."""
+    """Return the settings of the gateway: every server it uses is embedded."""
     return dataclasses.replace(
         settings,
         database_url=server.url("gateway"),
@@ -65,7 +65,7 @@ def _settings(settings: Settings, home: Home, server: EmbeddedPostgres) -> Setti
 
 
 def _write_env(settings: Settings, home: Home, server: EmbeddedPostgres) -> None:
-    """What a person sources: settings for the commands, and where they are."""
+    """Write the file to source, with settings for the commands and their PATH."""
     from rowbell.cli.serve import BROKERS
     from rowbell.embedded.home import exports, write_private
 
@@ -84,12 +84,12 @@ def _write_env(settings: Settings, home: Home, server: EmbeddedPostgres) -> None
         home.env_file,
         "# Made by `rowbell serve --embedded`. The database login owns the tables. An application would use:\n"
         f"#   psql {server.url('app')}\n{exports(environ)}{places}\n"
-        f"# What others may have left in this shell:\nunset {' '.join(sorted(others))}\n",
+        f"# In case they are set in this shell:\nunset {' '.join(sorted(others))}\n",
     )
 
 
 def _invitation(settings: Settings, home: Home, server: EmbeddedPostgres, seconds: float) -> str:
-    """What to do now: lines to paste into another terminal, wherever it is."""
+    """Return what to do next: lines to paste into another terminal, in any directory."""
     source = f". {shlex.quote(str(home.env_file))}"
     return f"""
 Rowbell is up, after {seconds:.1f} s. PostgreSQL is on port {server.port}, its data in {home.path}.
@@ -105,6 +105,6 @@ Ctrl-C stops everything; the data stays.
 
 
 def _address(settings: Settings) -> str:
-    """Where a browser on this machine finds the gateway."""
+    """Return the address at which a browser on this machine finds the gateway."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     return f"{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{settings.port}"

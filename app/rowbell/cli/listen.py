@@ -1,4 +1,4 @@
-"""`rowbell listen`: a client in the terminal, as a client should be written."""
+"""`rowbell listen`: a well-behaved client in the terminal."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ EXAMPLE = """example:
 
   rowbell listen alice --json | jq .title                     # one JSON object a line
   rowbell listen alice --url wss://example.org/ws --token "$TOKEN"
-  rowbell listen alice --topic news.sport                     # whether a token allows it: --token "$TOKEN"
-  SSL_CERT_FILE=ca.pem rowbell listen alice --url wss://127.0.0.1:8114/ws    # with a certificate of your own
+  rowbell listen alice --topic news.sport                     # to test a token's topics: --token "$TOKEN"
+  SSL_CERT_FILE=ca.pem rowbell listen alice --url wss://127.0.0.1:8114/ws    # with your own certificate authority
 
-What arrives goes to standard output, the state of the connection to standard error. Ctrl-C ends it."""
+Notifications go to standard output, the state of the connection to standard error. Ctrl-C ends the command."""
 
 TOKEN_LIFETIME = 3600
-"""Seconds. Each connection gets a token of its own."""
+"""Seconds. A new token is made for each connection."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`rowbell listen USER [--url URL] [--token TOKEN] [--topic NAME] [--ack MODE] [--json]`."""
     parser = subparsers.add_parser(
         "listen",
-        help="connect as a user and print what arrives",
-        description="Connect to a gateway as USER and print notifications, unread ones first. Reconnects for ever.",
+        help="connect as a user and print notifications",
+        description="Connect to a gateway as USER and print notifications, unread ones first. Reconnects forever.",
         epilog=EXAMPLE,
     )
-    parser.add_argument("user", metavar="USER", help="who to be; the token is made with ROWBELL_JWT_SECRET")
+    parser.add_argument(
+        "user", metavar="USER", help="the user to connect as; the token is signed with ROWBELL_JWT_SECRET"
+    )
     parser.add_argument(
         "--url", type=setting("gateway_url"), help="the gateway's WebSocket, instead of ROWBELL_GATEWAY_URL"
     )
-    parser.add_argument("--token", help="a token of USER from elsewhere")
+    parser.add_argument("--token", help="use this token of USER instead of making one")
     parser.add_argument(
-        "--topic", metavar="NAME", help="follow this topic, from now on, instead of the notifications of USER"
+        "--topic", metavar="NAME", help="print this topic, from now on, instead of the notifications of USER"
     )
     parser.add_argument(
         "--ack",
         choices=("auto", "client-individual"),
         default="client-individual",
-        help="what counts as delivered: what was printed (client-individual, the default), or sent (auto)",
+        help="what counts as delivered: a printed row (client-individual, the default), or a sent one (auto)",
     )
-    parser.add_argument("--json", action="store_true", help="print each object as it comes, one a line")
+    parser.add_argument("--json", action="store_true", help="print each JSON object unchanged, one per line")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Listen until the process is stopped. RowbellError when the gateway says that we may never come in."""
+    """Listen until the process is stopped. Raises RowbellError if the gateway's refusal is permanent."""
     import asyncio
 
     from rowbell.cli.listener import NOTIFICATIONS, Listener
@@ -92,7 +94,7 @@ def _printer(args: argparse.Namespace) -> Show:
 
 
 def plain(row: dict[str, Any], replayed: bool) -> str:
-    """One line, to be read by people and cut by programs: event, id, then what the row has, tabs between."""
+    """Return one line, readable and easy to cut: event, id, then the row's values, separated by tabs."""
     head = [row["event"] + (" (replayed)" if replayed else ""), f"#{row['id']}"]
     if row["event"] == "deleted":
         return "\t".join(head)
@@ -101,7 +103,7 @@ def plain(row: dict[str, Any], replayed: bool) -> str:
 
 
 def coloured(row: dict[str, Any], replayed: bool) -> Text:
-    """What a person reads: the title first, the body and the data below. Text is never taken for markup."""
+    """Return styled text: the title first, the body and the data below. Text is never interpreted as markup."""
     from rich.text import Text
 
     style = {"created": "bold green", "updated": "yellow", "deleted": "red"}.get(row["event"], "")
@@ -119,12 +121,12 @@ def coloured(row: dict[str, Any], replayed: bool) -> Text:
 
 
 def _time(milliseconds: int) -> str:
-    """Local time, of an epoch time."""
+    """Format epoch milliseconds as local time."""
     from datetime import datetime
 
     return datetime.fromtimestamp(milliseconds / 1000).astimezone().isoformat(sep=" ", timespec="milliseconds")
 
 
 def one_line(text: str) -> str:
-    """Line ends become spaces; what could control the terminal is escaped: texts come from strangers."""
+    """Replace line breaks with spaces, and escape what could control the terminal: texts are untrusted."""
     return "".join(c if c.isprintable() else " " if c in "\t\r\n" else ascii(c)[1:-1] for c in text)

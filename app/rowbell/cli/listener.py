@@ -1,4 +1,4 @@
-"""What `rowbell listen` does with its connection: keeps it up, shows each state of a row once, acknowledges."""
+"""The connection of `rowbell listen`: keeps it up, shows each version of a row once, and acknowledges it."""
 
 from __future__ import annotations
 
@@ -24,34 +24,36 @@ from rowbell.stomp.errors import ProtocolError
 Row = dict[str, Any]
 """A notification as clients see it: `event`, `id`, `version` and so on."""
 Show = Callable[[str, Row, bool], None]
-"""Prints a row, given as its JSON text and as an object, and whether it is replayed; returns when it is out."""
+"""Prints a row, given as its JSON text, as an object, and whether it is replayed; returns once it is written."""
 
 NOTIFICATIONS = "/user/queue/notifications"
 SUBSCRIPTION = "listen"
 SUBPROTOCOL = Subprotocol("v12.stomp")
 
 TOO_MANY = 429
-"""The status, of those about the client, that does not last."""
+"""The one client error status that is temporary."""
 
 ANSWER_TIMEOUT = 15.0
-"""Seconds for the gateway to accept the connection, and for it to answer CONNECT."""
+"""Seconds in which the gateway must accept the connection, and in which it must answer CONNECT."""
 UNKNOWN_ISSUER = {18, 19, 20, 21}
-"""What OpenSSL says of a certificate that signs itself, or whose issuer it does not know (X509_V_ERR_...)."""
+"""OpenSSL's errors (X509_V_ERR_...) for a self-signed certificate or an unknown issuer."""
 
 BEAT = (10_000, 10_000)
-"""Milliseconds: how often we can send a heart-beat, and how often we want to hear one."""
+"""Milliseconds: how often we can send a heart-beat, and how often we want to receive one."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
-"""Seconds between attempts to connect."""
+"""Seconds between connection attempts."""
 
 
 class Known:
-    """Which version of each row has been shown: a row that comes again, after a reconnect say, is shown once."""
+    """Tracks which version of each row has been shown, so that one that is sent again, say after a reconnect, is shown
+    once.
+    """
 
     def __init__(self) -> None:
         self._versions: dict[int, float] = {}
 
     def is_newer(self, row: Row) -> bool:
-        """Is this state of the row newer than the one shown? From now on it counts as shown."""
+        """Return whether this version of the row is newer than the one shown, and record it as shown."""
         version = float("inf") if row["event"] == "deleted" else row["version"]
         if version <= self._versions.get(row["id"], 0):
             return False
@@ -60,9 +62,9 @@ class Known:
 
 
 class Listener:
-    """One subscription, kept up over any number of connections.
+    """One subscription, maintained over any number of connections.
 
-    `token` gives the token of `user` for the next connection. `show` is acknowledged when it returns.
+    `token` returns a token of `user` for the next connection. A row is acknowledged when `show` returns.
     """
 
     def __init__(
@@ -85,25 +87,25 @@ class Listener:
         self._beat = beat
         self._known = Known()
         self._connected = False
-        """Tracks whether the gateway has let us in, on the present connection."""
+        """Tracks whether the gateway has accepted the present connection."""
         self._live = False
-        """Tracks whether it has taken the subscription, on the present connection."""
+        """Tracks whether the gateway has accepted the subscription on the present connection."""
         self._retry_after = 0.0
-        """Tracks for how many seconds it wants to be left alone."""
+        """Tracks the seconds that the gateway told us to wait before reconnecting."""
 
     async def run(self) -> None:
-        """Connect, and connect again, for ever."""
+        """Connect and reconnect, until cancelled. Raises RowbellError if retrying cannot help."""
         delays = backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             reason = await self._connect()
             if self._connected:
                 delays = backoff(FIRST_DELAY, LONGEST_DELAY)
             delay = max(next(delays), self._retry_after)
-            say(f"{reason.rstrip('.')}; connecting again in {delay:.1f} s")
+            say(f"{reason.rstrip('.')}; reconnecting in {delay:.1f} s")
             await asyncio.sleep(delay)
 
     async def _connect(self) -> str:
-        """One connection, to its end; the result is why it ended."""
+        """Run one connection to its end, and return why it ended."""
         self._connected = self._live = False
         self._retry_after = 0.0
         token = self._token()
@@ -116,7 +118,7 @@ class Listener:
                 max_size=None,  # the STOMP client has its own limit
             )
         except InvalidURI:
-            raise RowbellError(f"{self._shown_url} is not the URL of a WebSocket: ws://host:port/ws") from None
+            raise RowbellError(f"{self._shown_url} is not a WebSocket URL such as ws://host:port/ws") from None
         except InvalidStatus as refusal:
             return self._refused(refusal.response)
         except ssl.SSLCertVerificationError as error:
@@ -126,14 +128,16 @@ class Listener:
         except (OSError, TimeoutError, InvalidHandshake) as error:
             reason = str(error) or "no answer"
             if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-                raise RowbellError(f"{self._shown_url} does not speak TLS ({reason}): without it is ws://") from None
+                raise RowbellError(
+                    f"{self._shown_url} does not use TLS ({reason}): use ws:// instead of wss://"
+                ) from None
             if isinstance(error, InvalidMessage) and self._url.startswith("ws://"):
-                reason += "; with TLS it is wss://"
+                reason += "; if it uses TLS, the URL begins with wss://"
             return f"no connection to {self._shown_url} ({reason})"
         try:
             return await self._converse(socket, token)
         finally:
-            # `async with` would close with 1011, an internal error, when Ctrl-C ends us.
+            # `async with` would close with 1011, an internal error, on Ctrl-C.
             await socket.close()
 
     async def _converse(self, socket: ClientConnection, token: str) -> str:
@@ -152,7 +156,7 @@ class Listener:
         except TimeoutError:
             return "the gateway is silent"
         except ProtocolError as error:
-            return f"the gateway breaks the protocol ({error.message})"
+            return f"the gateway violates the protocol ({error.message})"
         except ConnectionClosed:
             return f"connection closed ({socket.close_code})"
         finally:
@@ -160,7 +164,7 @@ class Listener:
                 beats.cancel()
 
     def _take(self, client: Client, event: ClientEvent) -> list[str]:
-        """Act on what the gateway said; the result is what to answer."""
+        """Act on an event of the gateway, and return the messages to answer with."""
         match event:
             case Connected():
                 self._connected = True
@@ -171,7 +175,7 @@ class Listener:
                 return [client.subscribe(self._destination, id=SUBSCRIPTION, ack=self._ack, receipt=SUBSCRIPTION)]
             case Receipt():
                 self._live = True
-                say("live" if self._destination != NOTIFICATIONS else "live: what was unread has been sent")
+                say("live" if self._destination != NOTIFICATIONS else "live: all unread notifications have been sent")
             case Message():
                 self._print(event)
                 return [client.ack(event)] if event.ack else []
@@ -189,7 +193,7 @@ class Listener:
             self._show(message.body.decode(), row, message.headers.get("replayed") == "true")
 
     def _refused(self, answer: Response) -> str:
-        """Why the handshake failed, if trying again can help; RowbellError if it cannot."""
+        """Return why the handshake failed. Raises RowbellError if retrying cannot help."""
         status = answer.status_code
         reason = f"the gateway answers {status}: {bytes(answer.body or b'').decode(errors='backslashreplace').strip()}"
         if 400 <= status < 500 and status != TOO_MANY:
@@ -200,7 +204,7 @@ class Listener:
 
 
 def _reason(error: Error) -> str:
-    """Its message and its body, in which a gateway without more to say repeats the message."""
+    """Join the error's message and body, unless the body, as it may, merely repeats the message."""
     body = error.body.decode(errors="backslashreplace").strip()
     if not body or re.findall(r"\w+", body) == re.findall(r"\w+", error.message):
         return body or error.message
@@ -208,7 +212,7 @@ def _reason(error: Error) -> str:
 
 
 async def _beat(socket: ClientConnection, interval: float) -> None:
-    """Say that we live; whoever reads from the socket hears that it is closed."""
+    """Send heart-beats until the connection closes, which the reader reports."""
     try:
         while True:
             await asyncio.sleep(interval)

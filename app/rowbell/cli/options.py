@@ -1,4 +1,4 @@
-"""Options that stand for a setting."""
+"""Options that override a setting."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rowbell.config import parsed
 
 
 def setting(name: str) -> Callable[[str], Any]:
-    """What argparse reads an option with that is given instead of a setting: its checks, and their words.
+    """Return an argparse type for an option that overrides the setting `name`, a field of Settings.
 
-    `name` is the field's.
+    The option is parsed and checked like the setting, with the same messages.
     """
 
     def read(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""`rowbell serve`: one gateway, to which clients connect, in one of the three ways to run."""
+"""`rowbell serve`: runs a gateway, which clients connect to, in one of three modes."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     from rowbell.presence import Presence
 
 Parts = dict[str, Callable[[], Coroutine[Any, Any, None]]]
-"""Name → what runs in this process as long as the gateway does."""
+"""Name → coroutine function that runs in this process as long as the gateway does."""
 
 Started = Callable[[Settings, Callable[[], None]], None]
-"""Called with the settings of a gateway, and with what stops it."""
+"""Called with the settings of a gateway and a function that stops it."""
 
 BROKERS = ("kafka_bootstrap_servers", "redis_url", "rabbitmq_url")
-"""The settings that say that this is a pipeline."""
+"""The settings of the brokers: any of them selects pipeline mode."""
 GATEWAY_BROKERS = ("redis_url", "rabbitmq_url")
-"""Those of them that its gateways need."""
+"""Those that a gateway of the pipeline needs."""
 
 OPTIONS = ("host", "port", "workers", "ssl_certfile", "ssl_keyfile")
-"""The settings that have an option, too."""
+"""The settings that have an option as well."""
 
 HOME = ".rowbell"
 
 EXAMPLE = """\
 example:
-  rowbell serve --embedded                    # everything in this process, with a PostgreSQL of its own
-  . .rowbell/env; rowbell serve --port 8116   # one more gateway of what the settings name
-  . .rowbell/env; rowbell serve --port 8116 --workers 4   # four, on one port, one for each processor
+  rowbell serve --embedded                    # everything in this process, with its own PostgreSQL
+  . .rowbell/env; rowbell serve --port 8116   # another gateway, for the servers that the settings name
+  . .rowbell/env; rowbell serve --port 8116 --workers 4   # four gateways on one port, say one per processor
 
-With ROWBELL_REDIS_URL and ROWBELL_RABBITMQ_URL it is a gateway of the pipeline, and a dispatcher brings the changes.
-Without them it needs nothing but PostgreSQL, whose log it reads itself. Any number of either may run.
+With ROWBELL_REDIS_URL and ROWBELL_RABBITMQ_URL it is a gateway of the pipeline, and dispatchers send it the changes.
+Without them it needs only PostgreSQL, whose WAL it reads itself. Any number of either may run.
 """
 
 
@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """`rowbell serve [--host HOST] [--port PORT] [--workers N] [--ssl-certfile FILE ...] [--embedded ...]`."""
     parser = subparsers.add_parser(
         "serve",
-        help="run a gateway, to which clients connect",
+        help="run a gateway, which clients connect to",
         description="Run one gateway until SIGTERM or Ctrl-C. Run as many as you like, behind any load balancer.",
         epilog=EXAMPLE,
     )
@@ -62,30 +62,33 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--workers",
         type=setting("workers"),
         metavar="N",
-        help="so many gateways on the port, each a process, instead of ROWBELL_WORKERS; their metrics have the ports "
+        help="the number of gateway processes on the port, instead of ROWBELL_WORKERS; their metrics are on the ports "
         "from ROWBELL_METRICS_PORT on",
     )
     parser.add_argument(
         "--ssl-certfile",
         type=setting("ssl_certfile"),
         metavar="FILE",
-        help="speak TLS with this certificate, instead of ROWBELL_SSL_CERTFILE",
+        help="use TLS with this certificate, instead of ROWBELL_SSL_CERTFILE",
     )
     parser.add_argument(
-        "--ssl-keyfile", type=setting("ssl_keyfile"), metavar="FILE", help="its key, instead of ROWBELL_SSL_KEYFILE"
+        "--ssl-keyfile",
+        type=setting("ssl_keyfile"),
+        metavar="FILE",
+        help="the certificate's key, instead of ROWBELL_SSL_KEYFILE",
     )
     parser.add_argument(
-        "--embedded", action="store_true", help="start a PostgreSQL, too, and show the page at /; for development"
+        "--embedded", action="store_true", help="also start a PostgreSQL, and serve the page at /; for development"
     )
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help=f"where --embedded keeps its data and secrets (default: {HOME})"
     )
-    parser.add_argument("--clean", action="store_true", help="with --embedded: delete its data first")
+    parser.add_argument("--clean", action="store_true", help="with --embedded: first delete its data")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Serve until a signal. The error if it cannot start, or a part of it fails."""
+    """Serve until a signal arrives. Raises RowbellError if it cannot start, or the error of a part that fails."""
     from rowbell import logs
 
     given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
@@ -94,13 +97,15 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         from rowbell.cli import embedded
 
         if args.ssl_certfile or args.ssl_keyfile:
-            raise SettingsError("--embedded is for this machine, and without TLS: leave out --ssl-certfile and the key")
+            raise SettingsError(
+                "--embedded is for this machine, and does not use TLS: omit --ssl-certfile and --ssl-keyfile"
+            )
         if args.workers:
-            raise SettingsError("--embedded is one process, with one gateway: leave out --workers")
+            raise SettingsError("--embedded runs one gateway, in one process: omit --workers")
         settings = dataclasses.replace(settings, ssl_certfile=None, ssl_keyfile=None, workers=1)
         return embedded.run(settings, args.home or Path(HOME), clean=args.clean)
     if args.clean or args.home:
-        raise SettingsError("--home and --clean are about the data of --embedded: give that, too, or neither")
+        raise SettingsError("--home and --clean apply to --embedded only: add it, or omit them")
     is_pipeline = _is_pipeline(settings)
     logs.configure(settings)
     if not is_pipeline:
@@ -113,50 +118,52 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _is_pipeline(settings: Settings) -> bool:
-    """Do the settings name a pipeline's brokers? SettingsError if they do not suffice for what they name."""
+    """Return whether the settings select pipeline mode. Raises SettingsError if they are incomplete for their mode."""
     from rowbell.auth import SOURCES
 
     try:
         settings.require("database_url", *(() if any(getattr(settings, name) for name in SOURCES) else ("jwt_secret",)))
     except SettingsError as error:
-        raise SettingsError(f"{error}\nTo try it without any setting: rowbell serve --embedded") from None
+        raise SettingsError(f"{error}\nTo try Rowbell without any settings: rowbell serve --embedded") from None
     named = [name for name in BROKERS if getattr(settings, name)]
     if named:
         try:
             settings.require(*GATEWAY_BROKERS)
         except SettingsError as error:
             unset = " ".join(map(environment_name, named))
-            raise SettingsError(f"{error}\nOr, to run beside PostgreSQL alone: unset {unset}") from None
+            raise SettingsError(f"{error}\nOr, to run with PostgreSQL alone: unset {unset}") from None
     return bool(named)
 
 
 def _check(settings: Settings) -> None:
-    """Is PostgreSQL fit to be read directly? DatabaseError says what it lacks and how to give it."""
+    """Check that PostgreSQL's WAL can be read. Raises DatabaseError, which says what is missing and how to fix it."""
     from rowbell.changes.requirements import check_requirements
     from rowbell.logs import get_logger
 
     findings = check_requirements(str(settings.database_url))
     if findings.errors:
-        pipeline = f"(For a gateway of the pipeline set {' and '.join(map(environment_name, GATEWAY_BROKERS))}.)"
+        pipeline = f"(To run a gateway of the pipeline, set {' and '.join(map(environment_name, GATEWAY_BROKERS))}.)"
         raise DatabaseError("\n".join([*findings.errors, pipeline]))
     for warning in findings.warnings:
-        get_logger("serve").warning("postgresql_is_short", problem=warning)
+        get_logger("serve").warning("postgresql_is_short", reason=warning)
 
 
 @dataclass
 class Transport:
-    """What stands around a gateway, and differs between the ways to run."""
+    """The parts around a gateway that differ between the modes."""
 
     presence: Presence
     bus: Bus
     streaming: Callable[[], bool]
-    """Are changes being streamed at present?"""
+    """Returns whether changes are being streamed at present."""
     beside: Parts = field(default_factory=dict)
 
 
 def serve(settings: Settings, beside: Parts | None = None, started: Started = lambda settings, stop: None) -> int:
-    """Run the gateway of these settings; `started` is called when clients can come, with the port they come to, and
-    with what stops it.
+    """Run the gateway of these settings, and return the exit status.
+
+    `started` is called when clients can connect, with the settings, including the actual port, and a function that
+    stops the gateway.
     """
     import uvloop
 
@@ -189,7 +196,7 @@ async def _serve(settings: Settings, beside: Parts, started: Started) -> None:
 
 
 def _pipeline(settings: Settings, opened: AsyncExitStack) -> Transport:
-    """Changes come from dispatchers, by way of RabbitMQ."""
+    """Return the transport of pipeline mode: dispatchers send changes through RabbitMQ."""
     from rowbell.bus.rabbitmq import RabbitMQBus
     from rowbell.presence.redis import RedisPresence
 
@@ -201,7 +208,10 @@ def _pipeline(settings: Settings, opened: AsyncExitStack) -> Transport:
 
 
 def _postgres_only(settings: Settings, opened: AsyncExitStack, serves: Callable[[str], bool]) -> Transport:
-    """A dispatcher in this process reads PostgreSQL's log for this gateway alone: what is for those it serves."""
+    """Return the transport of Postgres-only mode: a dispatcher in this process reads the WAL for this gateway alone.
+
+    It skips rows for recipients that the gateway does not serve.
+    """
     from rowbell.bus.memory import MemoryBus
     from rowbell.changes.wal import WalChanges
     from rowbell.dispatch.dead_letters import MemoryDeadLetters
@@ -216,7 +226,7 @@ def _postgres_only(settings: Settings, opened: AsyncExitStack, serves: Callable[
 
 
 def _page(settings: Settings, tokens: Tokens) -> list[BaseRoute]:
-    """The routes of the page, where it is switched on."""
+    """Return the routes of the page if it is enabled."""
     if settings.page_database_url is None:
         return []
     if not tokens.can_issue:

@@ -1,11 +1,11 @@
-"""`rowbell serve --workers N`: N gateways on one port, each a process, and this one, which looks after them.
+"""`rowbell serve --workers N`: N gateway processes on one port, supervised by this process.
 
-Each has a listening socket of its own on the same port (SO_REUSEPORT), among which the kernel deals out those who come.
-The first is started alone, and the others when clients can come to it: what is wrong with the settings or the database
-is said once. One that dies later is started again.
+Each worker has its own listening socket on the same port (SO_REUSEPORT), and the kernel distributes connections among
+them. The first worker is started alone, and the others once clients can connect to it, so that a problem with the
+settings or the database is reported once. A worker that dies later is restarted.
 
-Between the supervisor and its workers there is a pipe on which nothing is ever written. Its end, because the supervisor
-closes it or is gone itself, tells all of them to stop, as often as they may have been told by a signal.
+Supervisor and workers share a pipe to which nothing is ever written. Its end of file, because the supervisor closes it
+or is gone itself, tells all workers to stop, however often a signal may have told them already.
 """
 
 from __future__ import annotations
@@ -32,24 +32,27 @@ from rowbell.logs import get_logger
 log = get_logger("workers")
 
 Serve = Callable[[Settings, Started], int]
-"""Serves until it is stopped, with the exit status; calls back with what stops it, when clients can come."""
+"""Serves until stopped, and returns the exit status; calls `Started`, with a function that stops it, when clients can
+connect."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 UP = signal.SIGRTMIN
-"""What a worker sends when clients can come to it. Unlike other signals, those of several never come as one."""
+"""Sent by a worker when clients can connect to it. Real-time signals are queued, so those of several workers do not
+merge."""
 
-SOUND = 60.0
-"""Seconds that a worker must have lived for its death to count as the first."""
+HEALTHY_AFTER_SECONDS = 60.0
+"""Seconds after which a worker counts as healthy: if it dies later, the restart delays begin anew."""
 RESTART_CAP = 10.0
-"""Seconds until one that keeps dying is started again, at most."""
+"""Maximum seconds until a worker that keeps dying is restarted."""
 STOP_TIMEOUT = 45.0
 """Seconds that workers have to stop, more than any needs; then they are killed."""
 
 
 def supervise(settings: Settings, serve: Serve) -> int:
-    """Run `settings.workers` gateways until a signal. The exit status: 0 if all of them stopped as they should.
+    """Run `settings.workers` gateways until a signal arrives. Return the exit status, 0 if all of them stopped
+    properly.
 
-    SettingsError if a port cannot be had.
+    Raises SettingsError if a port is not available.
     """
     _try_metrics_ports(settings)
     with _reserve(settings) as reserved:
@@ -57,22 +60,23 @@ def supervise(settings: Settings, serve: Serve) -> int:
 
 
 def _try_metrics_ports(settings: Settings) -> None:
-    """SettingsError if somebody has one of the workers' ports, before any of them starts."""
+    """Raise SettingsError if one of the workers' metrics ports is in use, before any worker starts."""
     from rowbell.gateway.server import listen
 
     if not (first := settings.metrics_port):
         return
     if (last := first + settings.workers - 1) > 65535:
-        raise SettingsError(f"ROWBELL_METRICS_PORT: {settings.workers} workers would have ports up to {last}")
+        raise SettingsError(f"ROWBELL_METRICS_PORT: {settings.workers} workers would need ports up to {last}")
     for port in range(first, last + 1):
-        listen(settings.host, port, setting="ROWBELL_METRICS_PORT").close()
+        listen(settings.metrics_host, port, setting="ROWBELL_METRICS_PORT").close()
 
 
 def _reserve(settings: Settings) -> socket.socket:
-    """A socket that keeps the port for the workers; nobody can connect to it. SettingsError if somebody else has it.
+    """Return a socket that reserves the port for the workers; nobody can connect to it. Raises SettingsError if it is
+    in use.
 
-    The workers share the port with whoever is the same user, also with another `rowbell serve --workers`: so it is
-    tried first whether it is free.
+    Any process of the same user can share the port, even another `rowbell serve --workers`: so check first that it is
+    free.
     """
     from rowbell.gateway.server import listen
 
@@ -89,35 +93,37 @@ def _reserve(settings: Settings) -> socket.socket:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Worker:
-    """One that runs."""
+    """A running worker."""
 
     number: int
     begun: float
-    """When, by the monotonic clock."""
+    """When it was started, by the monotonic clock."""
 
 
 class _Supervisor:
+    """Starts, restarts and stops the workers, driven by signals."""
+
     def __init__(self, settings: Settings, serve: Serve) -> None:
         self._settings = settings
         self._serve = serve
         self._workers: dict[int, _Worker] = {}
         """Tracks process id → worker."""
         self._due: dict[int, float] = {}
-        """Tracks the number of a worker that is to be started → when, by the monotonic clock."""
+        """Tracks number of a worker to be started → when, by the monotonic clock."""
         self._delays: dict[int, Iterator[float]] = {}
-        """Tracks the number of a worker → how long to wait when it dies the next times."""
+        """Tracks number of a worker → its next restart delays."""
         self._have_been_up: set[int] = set()
-        """Tracks the numbers to which clients could come; before that the end of one is the end of all."""
+        """Tracks the workers that clients could connect to; if one ends before that, all end."""
         self._status = 0
         self._kill_at: float | None = None
-        """Tracks when those that still run are killed, once all are to stop."""
+        """Tracks when the remaining workers are killed, once all are to stop."""
         stopping = {each for each in STOP_SIGNALS if signal.getsignal(each) != signal.SIG_IGN}
         self._watched = {signal.SIGCHLD, UP, *stopping}
-        self._end, self._life = os.pipe()
+        self._pipe_read, self._pipe_write = os.pipe()
         self._pid = os.getpid()
 
     def run(self) -> int:
-        """Start the first, and then do what signals and the clock say, until none runs any more."""
+        """Start the first worker, then act on signals and the clock until none is left. Return the exit status."""
         signal.pthread_sigmask(signal.SIG_BLOCK, self._watched)
         self._start(0)
         while self._workers or self._due:
@@ -133,7 +139,7 @@ class _Supervisor:
         return self._status
 
     def _patience(self) -> float:
-        """Seconds until there is something to do."""
+        """Return the seconds until something is due."""
         times = [*self._due.values(), *([] if self._kill_at is None else [self._kill_at])]
         return max(0.0, min(times) - time.monotonic()) if times else 3600.0
 
@@ -145,7 +151,7 @@ class _Supervisor:
             self._kill()
 
     def _on_up(self, pid: int) -> None:
-        """Clients can come to this one. If it is the first, it is the others' turn."""
+        """Note that clients can connect to this worker; after the first, start the others."""
         if (worker := self._workers.get(pid)) is None:
             return
         if not self._have_been_up and self._kill_at is None:
@@ -154,19 +160,21 @@ class _Supervisor:
         self._have_been_up.add(worker.number)
 
     def _on_end(self) -> None:
-        """At least one has ended: signals of several may come as one.
+        """Handle SIGCHLD: at least one child has ended, since several signals may merge.
 
-        It need not be a worker: the first process of a container is given the children of those that have ended.
+        It need not be a worker: the first process of a container adopts orphans.
         """
         while self._workers:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
             if (worker := self._workers.pop(pid, None)) is not None:
-                self._take_leave(worker, pid, os.waitstatus_to_exitcode(status))
+                self._on_worker_exit(worker, pid, os.waitstatus_to_exitcode(status))
 
-    def _take_leave(self, worker: _Worker, pid: int, status: int) -> None:
-        """`status` is negative for the signal that killed it."""
+    def _on_worker_exit(self, worker: _Worker, pid: int, status: int) -> None:
+        """Restart the worker, unless it never came up or all are to stop. `status` is negative if a signal killed
+        it.
+        """
         if self._kill_at is not None:
             self._status = self._status or abs(status)
         elif worker.number not in self._have_been_up:
@@ -174,14 +182,14 @@ class _Supervisor:
             self._stop()
         else:
             now = time.monotonic()
-            if now - worker.begun > SOUND or worker.number not in self._delays:
+            if now - worker.begun > HEALTHY_AFTER_SECONDS or worker.number not in self._delays:
                 self._delays[worker.number] = backoff(first=1.0, cap=RESTART_CAP)
             delay = next(self._delays[worker.number])
             log.error("worker_died", worker=worker.number, pid=pid, status=status, restart_in=round(delay, 1))
             self._due[worker.number] = now + delay
 
     def _on_stop(self) -> None:
-        """The first time they stop as a gateway does; the second time that is cut short."""
+        """Stop the workers gracefully the first time, and kill them the second time."""
         if self._kill_at is None:
             self._stop()
         else:
@@ -191,7 +199,7 @@ class _Supervisor:
         log.info("workers_stop", workers=len(self._workers))
         self._due.clear()
         self._kill_at = time.monotonic() + STOP_TIMEOUT
-        os.close(self._life)
+        os.close(self._pipe_write)
 
     def _kill(self) -> None:
         log.error("workers_killed", workers=len(self._workers))
@@ -205,17 +213,17 @@ class _Supervisor:
         pid = os.fork()
         if pid == 0:
             self._be_worker(number)
-        with suppress(OSError):  # it has done it itself, or has ended
+        with suppress(OSError):  # the child has done it itself, or has ended
             os.setpgid(pid, pid)
         self._workers[pid] = _Worker(number, time.monotonic())
         log.info("worker_started", worker=number, pid=pid)
 
     def _be_worker(self, number: int) -> NoReturn:
-        """In the process that was just made: serve, and end it."""
+        """In the forked process: serve, then exit."""
         status = 1
         try:
-            os.setpgid(0, 0)  # Ctrl-C goes to the supervisor alone, and comes from there
-            os.close(self._life)
+            os.setpgid(0, 0)  # Ctrl-C reaches the supervisor alone, which stops us
+            os.close(self._pipe_write)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._watched)
             metrics_port = self._settings.metrics_port and self._settings.metrics_port + number
             status = self._serve(dataclasses.replace(self._settings, metrics_port=metrics_port), self._started)
@@ -228,15 +236,16 @@ class _Supervisor:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(status)  # what stands above on the stack is the supervisor's
+            os._exit(status)  # the callers on the stack belong to the supervisor
 
     def _started(self, _: Settings, stop: Callable[[], None]) -> None:
-        """Called in the worker when clients can come to it."""
-        asyncio.get_running_loop().add_reader(self._end, self._on_life, stop)
-        if os.getppid() == self._pid:  # otherwise it is gone, and the parent is a stranger whom the signal would end
+        """In the worker, when clients can connect: watch the pipe, and tell the supervisor."""
+        asyncio.get_running_loop().add_reader(self._pipe_read, self._on_supervisor_gone, stop)
+        if os.getppid() == self._pid:  # otherwise our parent is another process, which the signal would kill
             with suppress(ProcessLookupError):
                 os.kill(self._pid, UP)
 
-    def _on_life(self, stop: Callable[[], None]) -> None:
-        asyncio.get_running_loop().remove_reader(self._end)
+    def _on_supervisor_gone(self, stop: Callable[[], None]) -> None:
+        """Stop: the supervisor has closed the pipe, or is gone."""
+        asyncio.get_running_loop().remove_reader(self._pipe_read)
         stop()

@@ -1,1 +1,1 @@
-"""Kafka Connect: the connector that follows the table `notification`, and how it is registered."""
+"""The Debezium connector for the table `notification`, and its registration with Kafka Connect."""

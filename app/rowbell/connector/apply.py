@@ -1,4 +1,4 @@
-"""Register the connector and see that it streams."""
+"""Registers the connector and waits until it streams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POLL_SECONDS = 0.2
 
 
 class Applied(Enum):
-    """What `apply` found to do."""
+    """What `apply` did."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -22,9 +22,12 @@ class Applied(Enum):
 
 
 def apply(connect: Connect, definition: Definition) -> Applied:
-    """Make the connector be as defined: registered, with this configuration, its failed parts started again."""
+    """Register the connector or update its configuration if it differs; else restart its failed parts.
+
+    Raises ConnectorError if Connect refuses or cannot be reached.
+    """
     present = connect.config(definition.name)
-    # Connect adds the name to what it was given.
+    # Connect adds the name to the configuration.
     if present == definition.config | {"name": definition.name}:
         connect.restart_failed(definition.name)
         return Applied.UNCHANGED
@@ -33,12 +36,13 @@ def apply(connect: Connect, definition: Definition) -> Applied:
 
 
 def wait_until_streaming(connect: Connect, name: str, moves: int = 1) -> None:
-    """Wait until connector and task run, and the position has moved so often since we began to look.
+    """Wait until connector and task run, and the connector's position has advanced `moves` times.
 
-    RUNNING alone proves nothing: a task can fail a second later, or repeat its start for ever. The position moves with
-    the connector's heart-beat, a row that it writes itself every `heartbeat.interval.ms`, so it moves on a quiet
-    database too; Connect writes it down after the record is in Kafka. After an update ask for two moves: the task that
-    is being replaced writes its last position. ConnectorError with the first line of the trace when a part fails.
+    RUNNING alone proves nothing: a task can fail a second later, or restart for ever. The position advances with the
+    connector's heart-beat, a row that it writes every `heartbeat.interval.ms`, so it advances on a quiet database as
+    well; Connect stores it once the record is in Kafka. After an update, wait for two moves: the task that is being
+    replaced stores its last position. Raises ConnectorError with the first line of the trace if a part fails, or if
+    this does not happen in time.
     """
     position = connect.offsets(name)
     seen = 0
@@ -62,8 +66,8 @@ def _wait(connect: Connect, condition: Callable[[], bool], name: str) -> None:
             state = status.state if status else "unknown to Connect"
             tasks = ", ".join(task.state for task in status.tasks) if status else ""
             raise ConnectorError(
-                f"The connector {name} does not stream in time: it is {state}, its task {tasks or 'not there'}, "
-                "and its position does not move. Look into the log of Connect and at the slot: "
-                "SELECT * FROM pg_replication_slots"
+                f"The connector {name} did not start streaming in time: it is {state}, its task is "
+                f"{tasks or 'missing'}, and its position does not advance. See Connect's log, and the replication "
+                "slot: SELECT * FROM pg_replication_slots"
             )
         time.sleep(POLL_SECONDS)

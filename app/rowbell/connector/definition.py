@@ -1,4 +1,4 @@
-"""The connector's name and configuration, as a file in `connectors/` holds them."""
+"""The connector's name and configuration, as stored in a file in `connectors/`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ DEFAULT = "notification-postgres.json"
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 PLACES = (_PACKAGE / "_shipped" / "connectors", _PACKAGE.parent.parent / "connectors")
-"""In an installed wheel, and in a checkout."""
+"""Where the connector is: in an installed wheel, or in a checkout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One connector: the JSON that Kafka Connect takes, `{"name": ..., "config": {...}}`."""
+    """A connector, as the JSON that Kafka Connect takes: `{"name": ..., "config": {...}}`."""
 
     name: str
     config: dict[str, str]
 
     @classmethod
     def read(cls, file: Path | None = None) -> Definition:
-        """Read a file, or the connector that comes with Rowbell. ConnectorError if it cannot be read."""
+        """Read a file, by default the connector shipped with Rowbell. Raises ConnectorError if it cannot be read or is
+        invalid.
+        """
         file = file or _shipped()
         try:
             return msgspec.json.decode(file.read_bytes(), type=cls)
         except OSError as error:
-            raise ConnectorError(f"The connector's file cannot be read: {error}") from error
+            raise ConnectorError(f"The connector file cannot be read: {error}") from error
         except msgspec.MsgspecError as error:
             raise ConnectorError(
                 f'{file} is not a connector ({error}). It must be JSON: {{"name": "...", "config": {{"key": "value"}}}}'
@@ -43,4 +45,4 @@ def _shipped() -> Path:
     for file in candidates:
         if file.exists():
             return file
-    raise ConnectorError(f"The connector that comes with Rowbell is missing at {candidates[0]}: give one with --file")
+    raise ConnectorError(f"The connector shipped with Rowbell is missing at {candidates[0]}: name one with --file")

@@ -1,1 +1,1 @@
-"""From the stream of changes to the gateways of those who are connected; the rest stays unread in the table."""
+"""Passes changes from the stream to the gateways of connected recipients; other rows stay unread in the table."""

@@ -1,4 +1,4 @@
-"""Who gets what: changes gathered into one bundle for each gateway."""
+"""Groups changes into bundles, one for each gateway."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from rowbell.bus import EVERY_GATEWAY, Bundle
 from rowbell.notification import Change
 
 MAX_BUNDLE_BYTES = 1024 * 1024
-"""1 MiB: the broker copies and the gateway decodes a message as a whole, while everything else there waits."""
+"""1 MiB. The broker copies and the gateway decodes a message as a whole, while everything else there waits."""
 _NUMBERS_BYTES = 64
-"""What the numbers of a change and the encoding's own bytes take at most."""
+"""The most bytes that the numbers of a change and the encoding itself take."""
 
 
 def addressed(changes: Iterable[Change], gateways: Mapping[str, set[str]] | None) -> Iterator[tuple[str, Change]]:
-    """(gateway, change) for each gateway of each recipient; EVERY_GATEWAY when it is not known who is where (None)."""
+    """Yield (gateway, change) for each gateway of each change's recipient.
+
+    `gateways` maps recipient → gateways; if it is None, because presence is unknown, each change goes to EVERY_GATEWAY.
+    """
     for change in changes:
         if gateways is None:
             yield EVERY_GATEWAY, change
@@ -24,9 +27,9 @@ def addressed(changes: Iterable[Change], gateways: Mapping[str, set[str]] | None
 
 
 def bundled(parcels: Iterable[tuple[str, Change]]) -> list[Bundle]:
-    """One bundle for each gateway, its changes in the given order; another one where MAX_BUNDLE_BYTES is reached.
+    """Return one bundle for each gateway, with its changes in the given order, or several of up to MAX_BUNDLE_BYTES.
 
-    A change that is larger by itself has a bundle of its own: the table's limits keep it below 100 KiB.
+    A larger change would get a bundle of its own, but the table's limits keep changes below 100 KiB.
     """
     bundles: list[Bundle] = []
     filling: dict[str, Bundle] = {}
@@ -43,7 +46,7 @@ def bundled(parcels: Iterable[tuple[str, Change]]) -> list[Bundle]:
 
 
 def _size(change: Change) -> int:
-    """Bytes on the wire, or a few more."""
+    """Return an upper bound of the change's bytes on the wire, too high by only a few."""
     return _NUMBERS_BYTES + _utf8_size(change.recipient_id) + _utf8_size(change.json or "")
 
 

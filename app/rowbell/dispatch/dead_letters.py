@@ -1,4 +1,4 @@
-"""Records of the stream that are not changes: kept, with the reason and their origin, so that nobody has to guess."""
+"""Dead letters: records of the stream that are not changes, kept with the reason and their origin."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from rowbell.logs import get_logger
 log = get_logger("dispatch.dead_letters")
 
 KEPT_IN_MEMORY = 1000
-"""Records: enough to see what went wrong."""
+"""Records that MemoryDeadLetters keeps: enough to see what went wrong."""
 DELIVERY_SECONDS = 10
-"""How long Kafka may take to confirm."""
+"""Seconds that Kafka may take to confirm a record, or to answer a request."""
 
 
 class DeadLetters(Protocol):
-    """Where undecodable records go. Losing one loses no notification: its row, if there is one, comes by the sweep."""
+    """Where undecodable records go. Losing one loses no notification: the sweep delivers its row, if there is one."""
 
     async def keep(self, records: Sequence[DeadRecord]) -> None:
-        """Returns when all of them are stored, at least once each. StreamUnavailable: try all of them again.
+        """Store all records, each at least once. StreamUnavailable: repeat the call with all of them.
 
-        A record that the store refuses for good (too large, say) is logged and counts as kept: it must not hold
-        up everybody's notifications.
+        A record that the store refuses permanently, for example because it is too large, is logged and counts as kept:
+        it must not hold up notifications.
         """
         ...
 
@@ -38,7 +38,7 @@ class DeadLetters(Protocol):
 
 
 class MemoryDeadLetters:
-    """The last of them, in memory: for a source whose records can be had again from nowhere, and for tests."""
+    """Keeps the latest records in memory: for sources without a topic to keep them in, and for tests."""
 
     def __init__(self) -> None:
         self.records: deque[DeadRecord] = deque(maxlen=KEPT_IN_MEMORY)
@@ -50,9 +50,9 @@ class MemoryDeadLetters:
 
 
 class KafkaDeadLetters:
-    """A topic of Kafka: key and value as they came; headers `reason`, `topic`, `partition` and `offset`, as text.
+    """Keeps records in a Kafka topic, key and value unchanged, with text headers: reason, topic, partition and offset.
 
-    The topic is made when it is missing. The producer starts with the first record: normally there is none.
+    A missing topic is created. The producer starts with the first record, because normally there is none.
     """
 
     def __init__(self, servers: str, topic: str) -> None:
@@ -64,7 +64,7 @@ class KafkaDeadLetters:
         await asyncio.to_thread(self._keep, records)
 
     async def close(self) -> None:
-        """Nothing waits here: `keep` has returned when its records are stored."""
+        """Drop the producer. Nothing is pending: `keep` returns only when its records are stored."""
         self._producer = None
 
     def _keep(self, records: Sequence[DeadRecord]) -> None:
@@ -75,12 +75,14 @@ class KafkaDeadLetters:
                     raise KafkaException(error)
         except KafkaException as error:
             self._producer = None  # the next attempt looks for the topic again
-            raise StreamUnavailable(f"Kafka keeps no dead letters on {self._topic}: {cause(error).str()}") from error
+            raise StreamUnavailable(
+                f"dead letters cannot be written to the Kafka topic {self._topic}: {cause(error).str()}"
+            ) from error
         for record, refusal in failures:
             _log_loss(record, refusal)
 
     def _produce(self, records: Sequence[DeadRecord]) -> list[tuple[DeadRecord, KafkaError]]:
-        """Hand all to Kafka and wait; the result is what it did not confirm, and why."""
+        """Send all records to Kafka and wait; return those that it did not confirm, each with the error."""
         producer = self._producer = self._producer or self._open()
         failures: list[tuple[DeadRecord, KafkaError]] = []
 
@@ -96,7 +98,7 @@ class KafkaDeadLetters:
                 producer.produce(
                     self._topic, record.value, record.key, headers=_headers(record), on_delivery=reporting(record)
                 )
-            except KafkaException as problem:  # too large, found here already
+            except KafkaException as problem:  # the client itself already finds the record too large
                 failures.append((record, cause(problem)))
         producer.flush()
         return failures
@@ -109,7 +111,7 @@ class KafkaDeadLetters:
                 "linger.ms": 0,
                 "message.timeout.ms": DELIVERY_SECONDS * 1000,
                 "allow.auto.create.topics": False,
-                # Above the brokers' default of 1 MB, as a record that was taken once grows by its headers.
+                # Above the brokers' default of 1 MB, because the headers are added to a record that was accepted once.
                 "message.max.bytes": 10_000_000,
             }
         )
@@ -119,7 +121,7 @@ class KafkaDeadLetters:
         return producer
 
     def _make_topic(self) -> None:
-        admin = AdminClient(self._servers)  # one that is collected takes its unfinished requests with it
+        admin = AdminClient(self._servers)  # kept in a variable: garbage collection would drop unfinished requests
         topic = NewTopic(self._topic, num_partitions=1, replication_factor=-1)
         try:
             admin.create_topics([topic])[self._topic].result(DELIVERY_SECONDS)
@@ -130,13 +132,13 @@ class KafkaDeadLetters:
 
 
 _REFUSALS = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
-"""What trying again does not change."""
+"""Errors that a retry does not fix."""
 
 
 def _log_loss(record: DeadRecord, refusal: KafkaError) -> None:
     log.error(
         "dead_letter_refused",
-        problem=refusal.str(),
+        refusal=refusal.str(),
         reason=record.reason,
         topic=record.topic,
         partition=record.partition,

@@ -1,4 +1,4 @@
-"""Takes the committed changes, asks who is connected where, and hands each gateway what is for its users."""
+"""Takes committed changes, looks up which gateways their recipients are connected to, and sends the changes there."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from rowbell.presence import Presence
 log = get_logger("dispatch")
 
 RETRY_CAP_SECONDS = 2.0
-"""The longest wait before a batch is tried again while RabbitMQ is away."""
+"""The longest pause before a batch is retried while RabbitMQ is unavailable."""
 PRESENCE_PAUSE_SECONDS = 2.0
-"""How long presence is not asked after it failed: a Redis that hangs would otherwise hold up every batch."""
+"""Seconds without look-ups after presence has failed: otherwise a Redis that hangs would hold up every batch."""
 
 OBSERVED_OF_A_BATCH = 50
-"""How many delays of one batch are measured at most."""
+"""The most delays that are measured per batch."""
 
 
 class Dispatcher:
-    """One batch after the other, each once its predecessor stands: so the order of each recipient is kept.
+    """Dispatches one batch after another, each when the previous one is done, so the order per recipient is kept.
 
-    No pipelining: look-up and confirms of 500 changes take a few milliseconds, far more than the target's rate, and
-    while they run the next batch grows.
+    Batches are not pipelined: the look-up and the confirms for 500 changes take a few milliseconds, which is far faster
+    than the target rate, and meanwhile the next batch grows.
     """
 
     def __init__(self, changes: ChangeSource, presence: Presence, bus: Bus, dead_letters: DeadLetters) -> None:
@@ -41,13 +41,15 @@ class Dispatcher:
         self._bus = bus
         self._dead_letters = dead_letters
         self._working = asyncio.Lock()
-        """Held while a batch is in work, so that `stop` comes between two."""
+        """Held while a batch is being dispatched, so that `stop` acts between two."""
         self._stopping = False
         self._presence_again_at = 0.0
-        """Not to be asked before this (seconds, monotonic); 0 while it answers."""
+        """Tracks the time (monotonic seconds) before which presence is not asked again; 0 while it answers."""
 
     async def run(self) -> None:
-        """Until `stop`, or until the source fails for good."""
+        """Dispatch batches until `stop` is called. While the bus or Kafka is unavailable, a batch is retried; an error
+        of the source itself is raised.
+        """
         async for batch in self._changes.batches():
             async with self._working:
                 if self._stopping:
@@ -56,7 +58,10 @@ class Dispatcher:
                 await self._changes.done(batch)
 
     async def stop(self) -> None:
-        """Finish the batch in work and close the source: `run` returns. Bound it: a bus that is away does not end."""
+        """Finish the current batch and close the source, so that `run` returns.
+
+        Call it with a timeout: while the bus is unavailable, the current batch does not end.
+        """
         self._stopping = True
         async with self._working:
             await self._changes.close()
@@ -71,7 +76,7 @@ class Dispatcher:
             await _until_done("published", lambda: self._deliver(batch.changes))
 
     async def _deliver(self, changes: Sequence[Change]) -> None:
-        """One attempt. The look-up is part of it: when the bus was away, gateways come back under other ids."""
+        """Make one attempt. It includes the look-up, because gateways get new ids when the bus was unavailable."""
         gateways = await self._gateways_of(changes)
         bundles = bundled(addressed(changes, gateways))
         gone = await self._bus.publish(bundles) if bundles else set()
@@ -82,14 +87,14 @@ class Dispatcher:
     # Presence
 
     async def _gateways_of(self, changes: Sequence[Change]) -> dict[str, set[str]] | None:
-        """Who is where; None when that is not known, and every gateway is to be told."""
+        """Return recipient → gateways; None if presence cannot be asked, and every gateway must be told."""
         if time.monotonic() < self._presence_again_at:
             return None
         try:
             gateways = await self._presence.gateways_of({change.recipient_id for change in changes})
         except PresenceUnavailable as error:
             if not self._presence_again_at:
-                log.warning("presence_unavailable", problem=str(error), effect="every gateway is told")
+                log.warning("presence_unavailable", reason=str(error), effect="every gateway is told")
             self._presence_again_at = time.monotonic() + PRESENCE_PAUSE_SECONDS
             return None
         if self._presence_again_at:
@@ -98,17 +103,17 @@ class Dispatcher:
         return gateways
 
     async def _forget(self, gateway: str, bundles: Sequence[Bundle]) -> None:
-        """The gateway does not exist any more: these users are not there."""
+        """Remove the presence of the bundles' users at a gateway that no longer exists."""
         users = {change.recipient_id for bundle in bundles if bundle.gateway == gateway for change in bundle.changes}
         log.info("bundle_undeliverable", gateway=gateway, users=len(users))
         try:
             await self._presence.remove(gateway, users)
-        except PresenceUnavailable as error:  # it is returned again next time
-            log.info("presence_not_removed", gateway=gateway, problem=str(error))
+        except PresenceUnavailable as error:  # the next bundle for it comes back as well
+            log.info("presence_not_removed", gateway=gateway, reason=str(error))
 
 
 async def _until_done(what: str, effort: Callable[[], Awaitable[None]]) -> None:
-    """Try until it works, with growing pauses; say so once, and once when it is over."""
+    """Retry `effort` until it succeeds, with growing pauses. Log the first failure, and the success after it."""
     delays = backoff(cap=RETRY_CAP_SECONDS)
     failed = False
     while True:
@@ -116,7 +121,7 @@ async def _until_done(what: str, effort: Callable[[], Awaitable[None]]) -> None:
             await effort()
         except (BusUnavailable, StreamUnavailable) as error:
             if not failed:
-                log.warning("dispatch_waits", until=what, problem=str(error))
+                log.warning("dispatch_waits", until=what, reason=str(error))
             failed = True
             await asyncio.sleep(next(delays))
         else:
@@ -126,7 +131,9 @@ async def _until_done(what: str, effort: Callable[[], Awaitable[None]]) -> None:
 
 
 def _observe_delays(changes: Sequence[Change]) -> None:
-    """Evenly over the batch; all of a small one. An observation costs 1.7 µs, a tenth of all that a change costs."""
+    """Observe the delays of changes sampled evenly from the batch, or of all changes of a small one. An observation
+    costs 1.7 µs, a tenth of the total cost of a change.
+    """
     now = time.time()
     for change in changes[:: 1 + len(changes) // OBSERVED_OF_A_BATCH]:
         if change.committed_at:

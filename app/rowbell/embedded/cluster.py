@@ -1,4 +1,4 @@
-"""A cluster: the directory of data of one PostgreSQL, where it is, how it is made and deleted, and what uses it."""
+"""A PostgreSQL cluster, i.e. a data directory: where it is, how it is created and deleted, and which server uses it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rowbell.errors import DatabaseError
 SUPERUSER = "postgres"
 
 ELSEWHERE = Path("/var/lib/rowbell")
-"""For the data of a home that the account cannot reach."""
+"""Where the data of a home goes if the account cannot access the home."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +29,29 @@ class Postmaster:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """One in a home. Its superuser is `postgres`, with the home's secret of that name as the password."""
+    """A cluster in a home. Its superuser is `postgres`, whose password is the home's secret of that name."""
 
     home: Home
     name: str
-    """Of its directory in the home."""
+    """Name of its directory in the home."""
 
     @property
     def path(self) -> Path:
-        """In the home: the directory, or a link to it."""
+        """Path in the home: the data directory, or a link to it."""
         return self.home.path / self.name
 
     @property
     def account(self) -> Account:
-        """Whom its server runs as. DatabaseError if we cannot."""
+        """The account that its server runs as. Raises DatabaseError if we cannot run as that account."""
         return Account.owner_of(self.path) if self.path.exists() else Account.usual()
 
     @property
     def data(self) -> Path:
-        """Where it is, or will be: in the home, unless the account cannot get there. DatabaseError as for `account`.
+        """Where the data is, or will be: in the home, unless the account cannot access it. Raises DatabaseError as
+        `account` does.
 
-        It cannot in a checkout below a directory of mode 0700; we do not change directories that we did not make.
+        The account cannot access a checkout below a directory of mode 0700, and we do not change directories that we
+        did not create.
         """
         account = self.account
         if self.path.exists():
@@ -58,22 +60,22 @@ class Cluster:
             return self.path
         if not ELSEWHERE.exists():
             make_directory(ELSEWHERE, 0o711)
-        # Named after a secret that goes with the home: a later home on the same path gets other data.
+        # Named after a secret that is deleted with the home: a later home with the same path gets other data.
         return ELSEWHERE / f"{self.name}-{hashlib.sha256(self.home.secret(SUPERUSER).encode()).hexdigest()[:16]}"
 
     @property
     def version(self) -> str | None:
-        """The major version of PostgreSQL that made it; None if it is still to be made."""
+        """The major version of PostgreSQL that created the data, or None if it does not exist yet."""
         file = self.data / "PG_VERSION"
         return file.read_text().strip() if file.exists() else None
 
     def make(self, binaries: Path, *locale: str) -> None:
-        """Make it, once. A start that was killed midway leaves no half of one.
+        """Create the data unless it exists; if that is interrupted, no partial data is left in its place.
 
-        `binaries` is a directory with initdb, `locale` what initdb is told about it.
+        `binaries` is a directory with initdb, `locale` its locale options. Raises DatabaseError if initdb fails.
         """
         if not self.path.exists():
-            self.path.unlink(missing_ok=True)  # a link to data that somebody deleted
+            self.path.unlink(missing_ok=True)  # a dangling link, if the data was deleted
         data = self.data
         if self.version is None:
             partial = data.with_name(f"{data.name}.partial")
@@ -86,7 +88,9 @@ class Cluster:
             self.path.symlink_to(data)
 
     def remove(self) -> None:
-        """Delete it, where it really is; no server may use it. DatabaseError if we did not put it there."""
+        """Delete the data, following the link; no server may be using it. Raises DatabaseError if we did not put it
+        there.
+        """
         if not self.home.path.exists():
             return
         data = self.data
@@ -95,13 +99,13 @@ class Cluster:
         partial = data.with_name(f"{data.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         if data.exists():
-            data.replace(partial)  # what a kill leaves here is never used
+            data.replace(partial)  # leftovers of an interrupted removal are never used
             shutil.rmtree(partial)
         if self.path.is_symlink():
             self.path.unlink()
 
     def server(self) -> Postmaster | None:
-        """The server that uses the data, whoever started it."""
+        """Return the server that uses the data, whoever started it, or None."""
         lines = self._postmaster_pid()
         pid = _pid(lines)
         if not _may_be_ours(pid) or self._is_somebody_else(pid):
@@ -109,10 +113,10 @@ class Cluster:
         return Postmaster(pid, lines[7].strip() if len(lines) > 7 else "")
 
     def forget_reused_pid(self) -> None:
-        """Delete a postmaster.pid whose number another process has by now; after a reboot, or in a new container.
+        """Delete a postmaster.pid whose pid now belongs to another process, as after a reboot or in a new container.
 
-        PostgreSQL ignores a dead one, but would take that process for its server. The data stay safe: it also looks
-        for processes that hold its shared memory, whose key follows from the data directory.
+        PostgreSQL ignores the pid of a dead process, but would take another process for a server. The data stays safe:
+        PostgreSQL also checks for processes attached to its shared memory, whose key follows from the data directory.
         """
         pid = _pid(self._postmaster_pid())
         if _may_be_ours(pid) and self._is_somebody_else(pid):
@@ -125,12 +129,15 @@ class Cluster:
             return []
 
     def _is_somebody_else(self, pid: int) -> bool:
-        """A server's working directory is its data. Where we cannot see that, we assume the worst."""
+        """Return whether the process is not a server of this cluster, whose working directory would be the data.
+
+        If we cannot tell, assume that it is one.
+        """
         if not Path("/proc/self/cwd").exists():
             return False
         try:
             return not Path(f"/proc/{pid}/cwd").samefile(self.data)
-        except FileNotFoundError:  # it ended
+        except FileNotFoundError:  # it has ended
             return True
         except PermissionError:
             return False
@@ -154,16 +161,18 @@ class Cluster:
         finally:
             password.unlink()
         if made.returncode:
-            raise DatabaseError(f"initdb could not make the PostgreSQL cluster in {data}:\n{made.stderr.strip()}")
+            raise DatabaseError(f"initdb could not create the PostgreSQL cluster in {data}:\n{made.stderr.strip()}")
 
 
 def _pid(lines: list[str]) -> int:
-    """The first line of a postmaster.pid, negative for a server with a single session; 0 if it is not written yet."""
+    """Return the pid in a postmaster.pid, which is negative for a single-user server; 0 if it is not written yet."""
     return abs(int(lines[0])) if lines else 0
 
 
 def _may_be_ours(pid: int) -> bool:
-    """As PostgreSQL judges it: a process of another user cannot have opened the data."""
+    """Return whether the process may be a server of ours, by PostgreSQL's rule: another user's process cannot use the
+    data.
+    """
     if not pid:
         return False
     try:

@@ -1,4 +1,6 @@
-"""The directory that holds everything that is made on this machine: data, secrets, logs, the environment to source."""
+"""The directory of everything that is created on this machine: data, secrets, logs, and the environment file to
+source.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ LOCK = "embedded.lock"
 
 @dataclass(frozen=True)
 class Home:
-    """One directory, usually `.rowbell`. What is secret in it is readable by its owner alone."""
+    """A directory, usually `.rowbell`. Only its owner can read the secrets in it."""
 
     path: Path
 
@@ -28,45 +30,46 @@ class Home:
 
     @property
     def env_file(self) -> Path:
-        """What a person sources."""
+        """The file that a user sources."""
         return self.path / "env"
 
     def log(self, program: str) -> Path:
+        """Return the log file of a program."""
         return self.path / "logs" / f"{program}.log"
 
     def create(self) -> None:
-        """Make the directory, unless it is there. DatabaseError if it is another user's."""
+        """Create the directory unless it exists. Raises DatabaseError if it is another user's."""
         if not self.path.exists():
-            # As root, PostgreSQL runs as another user who must pass through to its data.
+            # As root, PostgreSQL runs as another user, who must be able to reach its data.
             make_directory(self.path, 0o711 if os.geteuid() == 0 else 0o700)
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise DatabaseError(f"{self.path} is not ours to write to: run this as its owner, or as root")
+            raise DatabaseError(f"{self.path} is not writable: run this as its owner, or as root")
         self.directory("logs")
 
     def directory(self, name: str) -> Path:
-        """A directory of one server, ours alone."""
+        """Return the directory of a server, created if needed, accessible to us alone."""
         directory = self.path / name
         directory.mkdir(mode=0o700, exist_ok=True)
         return directory
 
     def secret(self, name: str) -> str:
-        """A password or key of 64 hexadecimal digits, made when it is first asked for.
+        """Return a password or key of 64 hexadecimal digits, created when it is first requested.
 
-        Hexadecimal, because it goes into URLs, shell scripts and four configuration formats, unquoted.
+        Hexadecimal, because it is inserted unquoted into URLs, shell scripts and four configuration formats.
         """
         file = self.directory("secrets") / name
         if not file.exists():
             candidate = file.with_name(f"{name}.{secrets.token_hex(4)}")
             write_private(candidate, secrets.token_hex(32))
-            with contextlib.suppress(FileExistsError):  # another thread was quicker: its secret counts
+            with contextlib.suppress(FileExistsError):  # another thread was faster: use its secret
                 os.link(candidate, file)
             candidate.unlink()
         return file.read_text()
 
     def lock(self) -> TextIO:
-        """Have this home's embedded server for ourselves until the file is closed, or this process is gone.
+        """Lock this home's embedded server until the returned file is closed or this process ends.
 
-        DatabaseError names the process that has it.
+        Raises DatabaseError, which names the process that holds the lock.
         """
         file = os.fdopen(os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+")
         try:
@@ -85,13 +88,13 @@ class Home:
 
 
 def make_directory(directory: Path, mode: int) -> None:
-    """Make it with this mode whatever the umask, and what is missing above it as usual."""
+    """Create a directory with this mode, whatever the umask, and missing parents with the default mode."""
     directory.mkdir(parents=True)
     directory.chmod(mode)
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
+    """Write a file that only its owner can read, atomically."""
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
         stream.write(text)
@@ -99,5 +102,5 @@ def write_private(file: Path, text: str) -> None:
 
 
 def exports(environ: Mapping[str, str]) -> str:
-    """Lines for a shell to source."""
+    """Return lines for a shell to source."""
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environ.items())

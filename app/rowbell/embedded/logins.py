@@ -1,4 +1,4 @@
-"""Who may log in to a server of ours: the owner of the tables, and a login for each role of the schema."""
+"""The logins of a server of ours: the owner of the tables, and a login for each role of the schema."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from psycopg import sql
 DATABASE = "rowbell"
 
 OWNER = "rowbell"
-"""Owns the database and the tables: migrates, and is what a person gets."""
+"""Owns the database and the tables; migrates them, and is the login given to a user."""
 
 
 def create(superuser_url: str, passwords: Mapping[str, str], replicate: Collection[str]) -> None:
-    """Make the owner, the other logins and the database, or give the logins their passwords again.
+    """Create the owner, the other logins and the database, or reset the passwords of existing logins.
 
-    `passwords` has a password for each login, the owner among them; those in `replicate` may read the log.
+    `passwords` maps each login, including the owner, to its password; the logins in `replicate` may read the WAL.
+    Raises psycopg.Error.
     """
     with _connected(superuser_url) as connection:
         for login, password in passwords.items():
@@ -25,7 +26,7 @@ def create(superuser_url: str, passwords: Mapping[str, str], replicate: Collecti
                 connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(login)))
             statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
             connection.execute(statement.format(sql.Identifier(login), sql.Literal(password)))
-        # The migration makes the three roles.
+        # The migration creates the three roles.
         connection.execute(sql.SQL("ALTER ROLE {} CREATEROLE").format(sql.Identifier(OWNER)))
         for login in replicate:
             connection.execute(sql.SQL("ALTER ROLE {} REPLICATION").format(sql.Identifier(login)))
@@ -35,7 +36,7 @@ def create(superuser_url: str, passwords: Mapping[str, str], replicate: Collecti
 
 
 def grant(superuser_url: str, roles: Mapping[str, str]) -> None:
-    """Give each login (key) the rights of its role (value), which the migration made."""
+    """Grant each login (key) its role (value), which the migration has created. Raises psycopg.Error."""
     with _connected(superuser_url) as connection:
         for login, role in roles.items():
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(login)))

@@ -1,4 +1,4 @@
-"""The server of one home: started, kept running, stopped."""
+"""The PostgreSQL server of one home: starts it, keeps it running, and stops it."""
 
 from __future__ import annotations
 
@@ -27,83 +27,84 @@ from rowbell.logs import get_logger
 Login = Literal["rowbell", "gateway", "app"]
 
 ROLES = {"gateway": "rowbell_gateway", "app": "rowbell_app"}
-"""Login → the role, made by the migration, whose rights it gets."""
+"""Login → its role, which the migration creates."""
 
 PORTS = (21140, *range(21149, 21200))
-"""The first is the usual one, the others for when somebody has it. Between them are those of pipeline mode."""
+"""The first is the default, the others are tried if it is busy. The ports in between belong to pipeline mode."""
 
 MAJOR = "18"
 
 LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-"""PostgreSQL's own, so that indexes stay valid under another C library."""
+"""PostgreSQL's builtin locale, so that indexes stay valid with another C library."""
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    # The path of one below a deep home would be longer than the 107 bytes that Linux allows.
+    # A socket path in a deeply nested home would exceed the 107 bytes that Linux allows.
     "unix_socket_directories": "",
     "max_connections": "100",
     "max_prepared_transactions": "10",
     "shared_buffers": "64MB",
     "wal_level": "logical",
-    # A slot that was lost can be repaired, a full disk cannot.
+    # A lost slot can be repaired, a full disk cannot.
     "max_slot_wal_keep_size": "1GB",
-    # The default keeps the slot of a reader that vanished for a minute.
+    # By default the slot of a reader that vanished is kept for a minute.
     "wal_sender_timeout": "15s",
 }
 
 PAUSE = 0.02
-"""Seconds between two looks at a server that starts or ends."""
+"""Seconds between checks of a server that is starting or stopping."""
 
 CHECK = 0.2
-"""Seconds between two looks at one that runs."""
+"""Seconds between checks of a running server."""
 
 NOTICE = 3.0
-"""Seconds after which a server whose parent was killed has surely begun to stop."""
+"""Seconds after which a server whose parent was killed has certainly begun to stop."""
 
 PATIENCE = 30.0
-"""Seconds for a server to end that nobody waits for: one that shuts down, or what a killed one left."""
+"""Seconds that a server we did not stop may take to end: one that is shutting down, or what a killed one left
+behind."""
 
 RECOVERY = 5.0
-"""Seconds of a start after which we say what it is doing."""
+"""Seconds after which a start that is still in progress is logged."""
 
 STOP = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, None))
-"""Signals and the seconds each has. Only after the first the end is clean; else the next start recovers."""
+"""Signals, and the seconds each is given. Only the first ends the server cleanly; otherwise the next start recovers."""
 
 STEADY = 60.0
-"""Seconds after which a server that ran is no longer one that keeps dying."""
+"""Seconds after which a server no longer counts as one that keeps dying."""
 
 LARGEST_LOG = 10 * 1024 * 1024
-"""Bytes; the next start puts a larger one aside."""
+"""Bytes; the next start sets a larger log aside."""
 
 log = get_logger("embedded.server")
 
 
 class EmbeddedPostgres:
-    """The PostgreSQL of one home. `with EmbeddedPostgres(home) as server:` starts and stops it.
+    """The PostgreSQL server of one home. `with EmbeddedPostgres(home) as server:` starts and stops it.
 
-    It listens on 127.0.0.1 alone, wants a password from everybody, and ends when this process does, even by kill -9.
+    It listens on 127.0.0.1 only, requires a password of everybody, and ends when this process does, even by kill -9.
     """
 
     def __init__(self, home: Home, port: int | None = None) -> None:
-        """Without a port it listens on the first of `PORTS` that is free."""
+        """Without a port, use the first free one of `PORTS`."""
         self.home = home
         self.port = port or PORTS[0]
-        """From `start` on, the one it listens on."""
+        """After `start`, the port that it listens on."""
         self._cluster = Cluster(home, "embedded")
         self._port_is_given = port is not None
         self._binaries: Path | None = None
-        """Of the programs that the account can run."""
+        """Directory of the programs that the account can run."""
         self._lock: TextIO | None = None
         """Held from start to stop."""
         self._process: subprocess.Popen[bytes] | None = None
-        """The server that was started last."""
+        """The server process that was started last."""
 
     # Starting and stopping
 
     def start(self) -> None:
-        """Make the data if there is none, start, and return when SQL is answered and the logins exist.
+        """Create the data if there is none, start the server, and return once it answers SQL and the logins exist.
 
-        From the main thread. DatabaseError says what stands in the way.
+        Call it from the main thread. Raises DatabaseError, which says what prevents the start.
         """
         self.home.create()
         self._lock = self.home.lock()
@@ -121,11 +122,11 @@ class EmbeddedPostgres:
             raise
 
     def grant_roles(self) -> None:
-        """Give the logins their roles; after the migration, which makes the roles."""
+        """Grant the logins their roles; call it after the migration, which creates the roles."""
         logins.grant(self._url(SUPERUSER), ROLES)
 
     async def run(self) -> None:
-        """Keep it running until cancelled; in the main thread, between `start` and `stop`."""
+        """Keep the server running until cancelled; call it in the main thread, between `start` and `stop`."""
         assert self._process is not None, "not started"
         delays, up = backoff(), time.monotonic()
         while True:
@@ -139,7 +140,7 @@ class EmbeddedPostgres:
             up = time.monotonic()
 
     def stop(self) -> None:
-        """End sessions, write everything, and return when it is gone. Harmless when it does not run."""
+        """Shut the server down cleanly, and return when it is gone. Harmless if it is not running."""
         if self._process:
             self._end(self._process)
             self._process = None
@@ -148,7 +149,7 @@ class EmbeddedPostgres:
             self._lock = None
 
     def clean(self) -> None:
-        """Delete the data; before `start`. DatabaseError if a server uses it."""
+        """Delete the data; call it before `start`. Raises DatabaseError if a server is using it."""
         self.home.create()
         with self.home.lock():
             _wait(self._predecessor_gone())
@@ -166,23 +167,27 @@ class EmbeddedPostgres:
     # Using it
 
     def url(self, login: Login) -> str:
-        """`rowbell` owns the tables and migrates, `gateway` is for gateways, `app` for applications."""
+        """Return the URL for a login: `rowbell` owns the tables and migrates, `gateway` is for gateways, `app` for
+        applications.
+        """
         return self._url(login, logins.DATABASE)
 
     @property
     def psql(self) -> Path:
-        """The wheel's."""
+        """The wheel's psql."""
         return binaries.installed() / "psql"
 
     @property
     def log(self) -> Path:
-        """What the server says."""
+        """The server's log file."""
         return self.home.log("embedded-postgres")
 
-    # Private: the steps of a start. Those that wait yield whenever a moment shall pass
+    # Private: the steps of a start. Those that wait yield when the caller should pause
 
     def _predecessor_gone(self) -> Iterator[None]:
-        """After a kill -9 of whoever ran it, a server is still shutting down."""
+        """Wait until the server of a process that was killed with kill -9 has shut down. Raises DatabaseError if it
+        does not.
+        """
         began = time.monotonic()
         while server := self._cluster.server():
             stopping = server.status == "stopping"
@@ -192,11 +197,9 @@ class EmbeddedPostgres:
 
     def _complaint(self, server: Postmaster) -> str:
         if server.status == "stopping":
-            return (
-                f"the PostgreSQL (pid {server.pid}) on {self._cluster.data} is shutting down and takes long. Try again"
-            )
+            return f"the PostgreSQL (pid {server.pid}) on {self._cluster.data} is still shutting down. Try again later"
         return (
-            f"a PostgreSQL (pid {server.pid}) that this process did not start runs on {self._cluster.data}. "
+            f"a PostgreSQL (pid {server.pid}) that this process did not start is running on {self._cluster.data}. "
             f"Stop it first: kill -INT {server.pid}"
         )
 
@@ -204,14 +207,14 @@ class EmbeddedPostgres:
         version = self._cluster.version
         if version not in (None, MAJOR):
             raise DatabaseError(
-                f"PostgreSQL {version} made the data in {self._cluster.path}, and the one installed is {MAJOR}. "
-                "Begin anew without them: make run CLEAN=1. Or keep them: dump them with the older version "
-                "(pg_dump), begin anew, and restore"
+                f"PostgreSQL {version} made the data in {self._cluster.path}, but the installed version is {MAJOR}. "
+                "To start without the data: make run CLEAN=1. To keep it, dump it with the older version (pg_dump), "
+                "start without it, and restore the dump"
             )
 
     @property
     def _copy(self) -> Path:
-        """Where programs are copied to if need be: beside the data, where the account can get."""
+        """Where programs are copied to if needed: beside the data, where the account has access."""
         data = self._cluster.data
         return data.with_name(f"{data.name}.binaries")
 
@@ -220,12 +223,12 @@ class EmbeddedPostgres:
             return
         if self._port_is_given:
             raise DatabaseError(
-                f"port {self.port} is busy; the embedded PostgreSQL needs it. See who has it: "
-                f"ss -ltnp 'sport = :{self.port}'. Or give another, or none"
+                f"port {self.port} is busy, and the embedded PostgreSQL needs it. See who has it: "
+                f"ss -ltnp 'sport = :{self.port}'. Or choose another port, or none"
             )
         busy, free = self.port, next((port for port in PORTS if not is_busy(port)), None)
         if free is None:
-            raise DatabaseError(f"the ports {PORTS[0]} and {PORTS[1]} to {PORTS[-1]} are busy: give another")
+            raise DatabaseError(f"the ports {PORTS[0]} and {PORTS[1]} to {PORTS[-1]} are busy: choose another")
         log.warning("embedded_postgres_port_busy", port=busy, instead=free)
         self.port = free
 
@@ -234,7 +237,9 @@ class EmbeddedPostgres:
             self.log.replace(self.log.with_suffix(".log.1"))
 
     def _launched(self) -> Iterator[None]:
-        """Start it until it answers. DatabaseError with the end of its log if it cannot."""
+        """Start the server and wait until it answers. Raises DatabaseError with the end of its log if it cannot
+        start.
+        """
         self._cluster.forget_reused_pid()
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -245,7 +250,8 @@ class EmbeddedPostgres:
                 log.info("embedded_postgres_up", port=self.port, pid=self._process.pid)
                 return
             said = self.log.read_bytes()[said_before:].decode(errors="replace").strip()
-            # Sessions of a killed server hold its shared memory until they notice: the start is refused till then.
+            # Sessions of a killed server stay attached to its shared memory until they notice; until then a start is
+            # refused.
             if "is still in use" not in said or time.monotonic() > deadline:
                 raise DatabaseError(f"the embedded PostgreSQL does not start. Its log, {self.log}, ends with:\n{said}")
             yield
@@ -256,13 +262,12 @@ class EmbeddedPostgres:
         settings = {**SETTINGS, "port": str(self.port)}
         options = chain.from_iterable(("-c", f"{name}={value}") for name, value in settings.items())
         with self.log.open("ab") as output:
-            # SIGINT: sessions are ended and everything is written, so that the next start need not recover, and
-            # unlogged tables keep their rows.
+            # SIGINT: a fast shutdown, after which the next start need not recover, and unlogged tables keep their rows.
             command = [f"{self._binaries}/postgres", "-D", str(self._cluster.data), *options]
             return self._cluster.account.spawn(command, output, last=signal.SIGINT)
 
     def _ready_or_ended(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Without a limit: recovery after a crash takes as long as it takes."""
+        """Wait without a limit: recovery after a crash takes as long as it takes."""
         speak = time.monotonic() + RECOVERY
         while process.poll() is None:
             server = self._cluster.server()
@@ -282,14 +287,14 @@ class EmbeddedPostgres:
             logins.create(self._url(SUPERUSER), passwords, replicate=["gateway", logins.OWNER])
         except psycopg.OperationalError as error:
             raise DatabaseError(
-                f"the embedded PostgreSQL refuses us: {error}\nIf {self.home.path / 'secrets'} was deleted, its "
-                "passwords are lost. Restore it, or begin anew without the data: make run CLEAN=1"
+                f"the embedded PostgreSQL refused the connection: {error}\nIf {self.home.path / 'secrets'} was "
+                "deleted, its passwords are lost. Restore it, or start without the data: make run CLEAN=1"
             ) from error
 
-    # Private: keeping it, and ending it
+    # Private: keeping it running, and stopping it
 
     async def _come_back(self, delays: Iterator[float]) -> None:
-        """Start it again, as often as it takes."""
+        """Restart the server, retrying until it runs."""
         for delay in delays:
             await asyncio.sleep(delay)
             try:
@@ -315,9 +320,9 @@ def _wait(steps: Iterator[None]) -> None:
 
 
 def is_busy(port: int) -> bool:
-    """Does somebody listen on it, on 127.0.0.1?"""
+    """Return whether the port is in use on 127.0.0.1."""
     with socket.socket() as probe:
-        # A server that stopped a moment ago leaves connections in TIME_WAIT, which hinder nobody with this option.
+        # A server that stopped a moment ago leaves connections in TIME_WAIT, which do not matter with this option.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,1 +1,1 @@
-"""Sockets, sessions, and what each subscription is sent."""
+"""The gateway: sockets, sessions, and what each subscription is sent."""

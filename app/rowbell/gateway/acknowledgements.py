@@ -1,4 +1,4 @@
-"""Who was handed what, written in batches: a row of `notification_delivery` for each."""
+"""Records deliveries in batches: one row of `notification_delivery` for each notification that a user was handed."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from rowbell.logs import get_logger
 log = get_logger("gateway.acknowledgements")
 
 BATCH = 2000
-"""Rows of one INSERT: about 10 ms."""
+"""Rows in one INSERT, which takes about 10 ms."""
 LINGER = 0.1
-"""Seconds that a first delivery waits for others to share its transaction: ten commits a second, not one a row."""
+"""Seconds that a delivery waits for others to share its transaction: ten commits a second instead of one per row."""
 
 
 class Acknowledgements:
+    """The deliveries of one gateway that are not in the table yet. Owned by `Gateway`, which runs `run` as a task."""
+
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._waiting: list[tuple[int, str]] = []
-        """Tracks deliveries not yet written: (notification id, user). A batch that failed stays here."""
+        """Tracks deliveries not yet written, as (notification id, user). A batch that failed stays here."""
         self._count = 0
-        """Tracks how many have been written in all."""
+        """Tracks how many deliveries have been written in total."""
         self._promises: deque[tuple[int, asyncio.Future[None]]] = deque()
-        """Tracks who waits until so many have been written in all."""
+        """Tracks the futures to resolve, each with the total (`_count`) at which it is due."""
         self._added = asyncio.Event()
         self._flushing = asyncio.Lock()
-        """Held by who writes: two at once would take the same batch."""
+        """Held while writing: two writers would take the same batch."""
 
     def add(self, id: int, user: str) -> None:
+        """Queue the delivery of notification `id` to `user`."""
         self._waiting.append((id, user))
         self._added.set()
 
     def written(self) -> asyncio.Future[None]:
-        """Done when everything added so far is in the table."""
+        """Return a future that is done when everything added so far is in the table."""
         until = self._count + len(self._waiting)
         if self._promises and self._promises[-1][0] == until:
             return self._promises[-1][1]
@@ -46,7 +49,7 @@ class Acknowledgements:
         return promise
 
     async def run(self) -> None:
-        """Write until cancelled; while PostgreSQL is away, keep and try again."""
+        """Write until cancelled; while PostgreSQL is unavailable, keep the deliveries and retry."""
         delays = backoff()
         while True:
             await self._added.wait()
@@ -59,7 +62,10 @@ class Acknowledgements:
                 await asyncio.sleep(next(delays))
 
     async def flush(self) -> None:
-        """Write all that waits now: what comes meanwhile lingers. DatabaseUnavailable leaves the rest waiting."""
+        """Write everything that is queued now, but not what is added meanwhile.
+
+        DatabaseUnavailable: what has not been written stays queued.
+        """
         async with self._flushing:
             self._added.clear()
             until = self._count + len(self._waiting)

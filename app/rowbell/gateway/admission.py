@@ -1,7 +1,7 @@
-"""Who may come in: limits on connections, on how fast they come, and on the sessions of one user.
+"""Admission: limits on the number of connections, on their rate, and on the sessions of one user.
 
-All of it is in memory, and bounded: users are counted while they have a connection, and of addresses the last
-`ADDRESSES` are remembered.
+All state is in memory and bounded: users are counted while they have a connection, and only the `ADDRESSES` most recent
+addresses are remembered.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from rowbell.gateway.rate import RateLimiter
 from rowbell.metrics import CONNECTIONS
 
 ADDRESSES = 16_384
-"""That are remembered, in about 3 MiB. One that is forgotten begins anew, so whoever has more addresses than that meets
-only the limit of the gateway."""
+"""Addresses that are remembered, in about 3 MiB. A forgotten address starts afresh, so a client with more addresses
+than that is bound only by the gateway's own limit."""
 PREFIX = 64
-"""Bits of an IPv6 address that are one client: a household or a server has all the addresses of such a network."""
+"""Bits of an IPv6 address that identify one client: a household or a server has all addresses of such a network."""
 RETRY_WHEN_FULL = 10.0
-"""Seconds until a full gateway is worth another try; load balancers go to another one at once."""
+"""Seconds after which a full gateway is worth another try; load balancers go to another one at once."""
 RETRY_FOR_A_USER = 60.0
-"""Seconds until a user with too many sessions is: some of theirs must end first."""
+"""Seconds after which a user with too many sessions should try again: some of theirs must end first."""
 
 NO_ADDRESS = b"?"
-"""The key of all those who have none that can be read: a proxy may forward any text."""
+"""The key shared by all clients whose address cannot be parsed: a proxy may forward any text."""
 
 
 class Admission:
-    """The limits of one gateway, and who is within them at present."""
+    """The limits of one gateway, and the connections and sessions that count towards them. Owned by `Web`."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_connections = settings.max_connections or math.inf
@@ -40,27 +40,27 @@ class Admission:
         self._rate = RateLimiter(settings.max_connect_rate, clock=clock)
         self._address_rate = RateLimiter(settings.max_connect_rate_per_address, ADDRESSES, clock)
         self._connections = 0
-        """Tracks the seats that are taken."""
+        """Tracks how many seats are taken."""
         self._sessions: dict[str, int] = {}
-        """Tracks user → sessions that entered and did not leave; none is there with 0."""
+        """Tracks user → sessions that entered and have not left. Users without any have no entry."""
 
     def count(self, address: str | None) -> None:
-        """One more wants to connect, from this address, whether it may or not. Refused if they come too fast.
+        """Count an attempt to connect from this address. Refused if attempts come too fast.
 
-        This is looked at before anything else: who comes too often takes nothing from the others.
+        This check comes before any other, so that an address that connects too often takes nothing from the others.
         """
         key = _key(address)
         if key is not None and (wait := self._address_rate.take(key)):
             raise Refused(
                 "address_rate",
                 429,
-                "Too many connections come from this address: try again later. (ROWBELL_MAX_CONNECT_RATE_PER_ADDRESS; "
-                "if it is a proxy's, name that in ROWBELL_TRUSTED_PROXIES.)",
+                "Too many connections from this address: try again later. (ROWBELL_MAX_CONNECT_RATE_PER_ADDRESS; "
+                "if this is the address of a proxy, add it to ROWBELL_TRUSTED_PROXIES.)",
                 wait,
             )
 
     def admit(self) -> Seat:
-        """A seat for one more connection. Refused if there is none."""
+        """Return a seat for one more connection. Refused if none is free, or connections come too fast."""
         if self._connections >= self._max_connections:
             raise Refused(
                 "connections",
@@ -72,7 +72,7 @@ class Admission:
             raise Refused(
                 "rate",
                 503,
-                "Too many clients come to this gateway at once (ROWBELL_MAX_CONNECT_RATE): try again later.",
+                "Too many clients are connecting to this gateway at once (ROWBELL_MAX_CONNECT_RATE): try again later.",
                 wait,
             )
         self._connections += 1
@@ -80,41 +80,44 @@ class Admission:
         return Seat(self)
 
     def give_back(self) -> None:
-        """A seat is free again."""
+        """Free a seat."""
         self._connections -= 1
         CONNECTIONS.dec()
 
     def enter(self, user: str) -> None:
-        """One more session of this user, until `leave`. Refused if there are too many, and then it is not counted."""
+        """Count one more session of this user, until `leave`. Refused, and not counted, if there are too many."""
         if (sessions := self._sessions.get(user, 0)) >= self._max_sessions:
             raise Refused(
                 "sessions_per_user",
                 429,
-                f"This user has {sessions} sessions on this gateway, and may have no more "
+                f"This user already has {sessions} sessions on this gateway, the most allowed "
                 "(ROWBELL_MAX_SESSIONS_PER_USER): end one of them first.",
                 RETRY_FOR_A_USER,
             )
         self._sessions[user] = sessions + 1
 
     def leave(self, user: str) -> None:
-        """A session that had entered is over."""
+        """Uncount a session that had entered."""
         self._sessions[user] -= 1
         if not self._sessions[user]:
             del self._sessions[user]
 
 
 class Seat:
-    """The place of one connection: it is given back, and its user's session is over, at the end of its `with`."""
+    """The place of one connection, as a context manager: its exit frees the place and ends its user's session."""
 
     __slots__ = ("_admission", "_user")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._user: str | None = None
-        """Tracks whose session it is, once that is known: a connection has one user and keeps them."""
+        """Tracks the user of the connection once known; it does not change afterwards."""
 
     def claim(self, user: str) -> None:
-        """The connection is this user's, by its handshake or by CONNECT; again, nothing. Refused as by `enter`."""
+        """Assign the connection to this user, known from the handshake or CONNECT; a repeated call does nothing.
+
+        Refused as by `enter`.
+        """
         if self._user is None:
             self._admission.enter(user)
             self._user = user
@@ -131,10 +134,10 @@ class Seat:
 
 
 def _key(address: str | None) -> bytes | None:
-    """What is one client for the limit of addresses; None if the limit is not for it.
+    """Return the key under which the address is limited; None if it is exempt.
 
-    It is not for this machine: what is here can do as it likes, and a proxy here that is not believed would be all
-    clients in one.
+    This machine's own addresses are exempt: local programs are trusted, and an untrusted local proxy would count as one
+    client.
     """
     try:
         ip = ip_address(address or "")

@@ -1,4 +1,4 @@
-"""Tells presence which users this gateway holds, in order and in batches."""
+"""Reports to presence which users this gateway holds, in order and in batches."""
 
 from __future__ import annotations
 
@@ -15,47 +15,54 @@ from rowbell.presence import Presence
 log = get_logger("gateway.attendance")
 
 REFRESH_SECONDS = 60.0
-"""Seconds until everybody is added again; entries live for 150, so one failure is forgiven."""
+"""Seconds between full refreshes. Entries live for 150 s, so one failed refresh is tolerated."""
 KNOWN_SECONDS = 1.0
 """Seconds that a subscription waits for its user's entry. Presence is a hint: without it the sweep delivers."""
 
 
 class Attendance:
+    """Keeps presence in step with the gateway's registry. Owned by `Gateway`; `run` is its only writer.
+
+    While presence is unavailable, changes are kept and written later; no method raises PresenceUnavailable.
+    """
+
     def __init__(self, presence: Presence, registry: Registry) -> None:
         self._presence = presence
         self._registry = registry
         self._gateway: str | None = None
-        """Tracks the id under which the bus reaches this gateway; None while it does not."""
+        """Tracks the id under which the bus reaches this gateway; None while it is not connected."""
         self._changed: dict[str, None] = {}
-        """Tracks users who came or went since the last write, in order; what is true is asked when it is written."""
+        """Tracks users who came or went since the last write, in order; which of the two is decided when writing."""
         self._wanted = asyncio.Event()
         self._again_at = 0.0
-        """Tracks when everybody is added again (the loop's clock)."""
+        """Tracks when the next full refresh is due (the loop's clock)."""
         self._failing = False
-        """Did the last write fail? Then nobody waits for the next."""
+        """Tracks whether the last write failed: then nobody waits for the next one."""
         self._slow = False
-        """Did somebody wait in vain since the last write? It is said once: thousands wait when all come at once."""
+        """Tracks whether a wait has timed out since the last write. Only the first is logged: thousands may wait."""
         self._left = False
+        """Tracks whether the gateway is stopping: nothing is added any more."""
         self._told: asyncio.Future[None] | None = None
-        """Done when what changed by now has been written, or could not be."""
+        """Done when everything noted so far has been written, or the write has failed."""
 
     def connected(self, gateway: str) -> None:
-        """The bus reaches this gateway under a new id: everybody is added under it."""
+        """The bus reaches this gateway under a new id: add every user under it."""
         if self._left:
             return
         self._gateway = gateway
         self.note(*self._registry.recipients())
 
     def disconnected(self) -> None:
+        """The bus does not reach this gateway any more: write nothing until it is connected again."""
         self._gateway = None
 
     def note(self, *users: str) -> None:
-        """These users came, went, or should be written again."""
+        """Write the entries of these users: they came, went, or need to be written again."""
         self._changed.update(dict.fromkeys(users))
         self._wanted.set()
 
     async def known(self, user: str) -> None:
-        """Note the user and wait until presence knows, but not for long."""
+        """Note the user, and wait until presence has the entry, for at most KNOWN_SECONDS."""
         self.note(user)
         if self._gateway is None or self._failing:
             return
@@ -89,7 +96,7 @@ class Attendance:
                 await asyncio.sleep(next(delays))
 
     async def leave(self) -> None:
-        """This gateway stops: nobody is here any more, and nobody who still comes is told of."""
+        """Remove every user of this gateway, which is stopping, and add no more."""
         gateway, self._gateway, self._left = self._gateway, None, True
         if gateway is not None:
             try:
@@ -105,7 +112,7 @@ class Attendance:
         self._wanted.set()
 
     async def _wait(self) -> None:
-        """Until something changed, or it is time to add everybody again; on a busy gateway something always has."""
+        """Wait until something has changed or a full refresh is due; on a busy gateway something always has."""
         clock = asyncio.get_running_loop().time
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._again_at):
@@ -117,7 +124,7 @@ class Attendance:
 
     async def _write(self, changed: Collection[str]) -> None:
         if self._gateway is None:
-            return  # `connected` writes everybody
+            return  # `connected` notes every user
         if come := [user for user in changed if user in self._registry]:
             await self._presence.add(self._gateway, come)
         if gone := [user for user in changed if user not in self._registry]:

@@ -1,4 +1,4 @@
-"""One subscription to the number of unread rows."""
+"""A subscription to the number of unread rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from rowbell.gateway.session import Session
 
 UNACKNOWLEDGED = 100
-"""Counts that may wait for the client's ACK; beyond that it is told the next when some came."""
+"""Counts that may wait for the client's ACK; beyond that, none is sent until some arrive."""
 
 
 class Badge:
+    """One subscription of one session to its user's number of unread rows. `Gateway` opens and closes it; `Unread`
+    counts for it. No method waits or raises.
+    """
+
     __slots__ = ("_begun", "_counted", "_session", "_told", "auto", "id", "open", "recipient")
 
     def __init__(
@@ -22,23 +26,23 @@ class Badge:
     ) -> None:
         self._session = session
         self._begun = begun
-        """Tracks what tells the client that it has been told a number, until it has."""
+        """Tracks the callback that reports the first number as sent, until it has been called."""
         self._counted: int | None = None
-        """Tracks the last count, and `_told` the last one that the client was sent."""
+        """Tracks the latest count, and `_told` the last one sent to the client."""
         self._told: int | None = None
         self.id = id
         self.auto = auto
         self.recipient = recipient
         self.open = True
-        """False once it was unsubscribed or its session ended."""
+        """False once unsubscribed, or once the session has ended."""
 
     def show(self, count: int) -> None:
-        """This many are unread, as `Inbox.count_unread` says. A client that does not keep up is told the last only."""
+        """Show `count`, as from `Inbox.count_unread`. A client that lags gets only the latest count."""
         self._counted = count
         self.drained()
 
     def drained(self) -> None:
-        """The session's queue is empty, or the client acknowledged: say what could not be said before."""
+        """Send a pending count, now that the session's queue is empty or the client has acknowledged."""
         if self._counted is None or self._counted == self._told or not self.open or not self._has_room():
             return
         self._told = self._counted
@@ -46,7 +50,9 @@ class Badge:
         self._tell_begun()
 
     def end(self) -> None:
-        """It was unsubscribed, or its session ended. A client that still waits for it to begin is told so."""
+        """End the subscription, because of UNSUBSCRIBE or because its session ended. A client that still waits for it
+        to begin gets its receipt now.
+        """
         self._tell_begun()
         self.open = False
 
@@ -60,5 +66,5 @@ class Badge:
 
 
 def rendered(count: int) -> str:
-    """The JSON that a client is told."""
+    """Return the JSON sent to the client."""
     return f'{{"unread":{count}}}' if count <= MOST_UNREAD else f'{{"unread":{MOST_UNREAD},"more":true}}'

@@ -1,4 +1,4 @@
-"""What a client of the plain JSON protocol may say: one object to a message, whose `type` names the command."""
+"""The commands of the plain JSON protocol: one object per message, whose `type` names the command."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ import msgspec
 from rowbell.gateway.mark_request import MOST_IDS, Id, Ids, which
 
 RECEIPT_CHARACTERS = 256
-"""Of the name of a receipt: a thousand of them may wait for PostgreSQL."""
+"""The most characters of a receipt's name; a thousand receipts may wait for PostgreSQL."""
 
 ADVICE = (
     'A message is one object: {"type":"ack","id":42}, {"type":"read","ids":[42,43]} with at most '
     f'{MOST_IDS} ids, {{"type":"read","all":true}}, {{"type":"token","token":"..."}} or {{"type":"ping"}}. '
-    f'Each may have a "receipt", of 1 to {RECEIPT_CHARACTERS} characters.'
+    f'Each may have a "receipt" of 1 to {RECEIPT_CHARACTERS} characters.'
 )
 
 
 class Command(msgspec.Struct, tag_field="type", forbid_unknown_fields=True, kw_only=True):
+    """What every command has."""
+
     receipt: Annotated[str, msgspec.Meta(min_length=1, max_length=RECEIPT_CHARACTERS)] | None = None
-    """Wanted when the command has taken effect."""
+    """The receipt to send when the command has taken effect."""
 
 
 class Ack(Command, tag="ack"):
-    """The client has got an object with this `id`; of several, the oldest that is not acknowledged."""
+    """The client has received an object with this `id`; if there are several, the oldest unacknowledged one."""
 
     id: Id
 
 
 class Read(Command, tag="read"):
-    """The user has read these, or all that came."""
+    """The user has read these rows, or all that have been received."""
 
     ids: Ids | None = None
     all: bool = False
 
 
 class Token(Command, tag="token"):
-    """A newer token, so that the session outlives the one before."""
+    """A newer token, so that the session outlives the previous one."""
 
     token: str
 
 
 class Ping(Command, tag="ping"):
-    """Is anybody there?"""
+    """Asks for a pong."""
 
 
 AnyCommand = Ack | Read | Token | Ping
@@ -53,7 +55,7 @@ _decode: Callable[[str | bytes], AnyCommand] = msgspec.json.Decoder(AnyCommand).
 
 
 def parse_command(message: str | bytes) -> AnyCommand:
-    """What the client says. ValueError says what is wrong with it."""
+    """Parse a client's message. ValueError says what is wrong with it."""
     try:
         command = _decode(message)
         if isinstance(command, Read):

@@ -1,4 +1,4 @@
-"""One subscription of one session: carries out what its `Subscription` answers."""
+"""Connects one subscription of one session to its `Subscription`, whose answers it carries out."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 
 class Feed:
+    """One subscription of one session to the notifications of its user, or to a topic. `Gateway` opens and closes it;
+    the bus, the pager, the sweep and the session drive it. No method waits or raises.
+    """
+
     __slots__ = ("_begun", "_pager", "_session", "_stalled", "auto", "id", "open", "subscription", "topic")
 
     def __init__(
@@ -41,16 +45,16 @@ class Feed:
         self._session = session
         self._pager = pager
         self._begun = begun
-        """Tracks what tells the client that this feed is live, until it has."""
+        """Tracks the callback that reports the feed as live, until it has been called."""
         self._stalled = False
-        """Tracks whether as many messages wait for the client's ACK as may."""
+        """Tracks whether the limit of messages that wait for the client's ACK is reached."""
         self.id = id
         self.auto = auto
-        """Is a frame delivered by being written to the socket? (Otherwise by the client's ACK.)"""
+        """Whether a notification counts as delivered once written to the socket, rather than once acknowledged."""
         self.open = True
-        """False once it was unsubscribed or its session ended: results that come then are dropped."""
+        """False once unsubscribed, or once the session has ended: query results that arrive later are dropped."""
         self.topic = topic
-        """The name of the topic; None: these are the user's own notifications."""
+        """The name of the topic; None for the user's own notifications."""
         self.subscription = Subscription(recipient, from_now=topic is not None)
 
     @property
@@ -59,17 +63,18 @@ class Feed:
 
     @property
     def is_live(self) -> bool:
+        """Whether changes from the bus are sent as they arrive."""
         return self.subscription.state is State.LIVE
 
-    # What happens to it. None of these waits.
+    # Events. None of these methods waits.
 
     def drained(self) -> None:
-        """The session's queue is empty, or the client acknowledged or refused: a feed that waits for that goes on."""
+        """Continue if the feed was waiting for an empty queue of the session, or for an ACK or NACK of the client."""
         if self._can_go_on():
             self.carry_out(self.subscription.drained())
 
     def carry_out(self, answer: Answer) -> None:
-        """Send, run the next query, tell that it is live: what the subscription answered."""
+        """Carry out an answer of the subscription: send, report that it is live, request the next query."""
         while self.open:
             self._send(answer.send)
             if answer.live:
@@ -78,18 +83,20 @@ class Feed:
                 self._pager.ask(self, answer.query)
             if answer.query is not None or not self._can_go_on():
                 return
-            if answer.send:  # others have their turn: a pass may have thousands of pages that need no query
+            if answer.send:  # yield to other tasks: a pass may have thousands of pages that need no query
                 asyncio.get_running_loop().call_soon(self.drained)
                 return
             answer = self.subscription.drained()
 
     def end(self) -> None:
-        """It was unsubscribed, or its session ended. A client that still waits for it to be live is told so."""
+        """End the subscription, because of UNSUBSCRIBE or because its session ended. A client that still waits for it
+        to be live gets its receipt now.
+        """
         self._tell_begun()
         self.open = False
 
     def offer(self, change: Change) -> None:
-        """The bus brought a whole change of this recipient."""
+        """Take a complete change of this recipient that came from the bus."""
         if not self.open:
             return
         was_live = self.is_live
@@ -100,17 +107,17 @@ class Feed:
             EVENTS_LIVE.inc()
             self._session.send_message(self, delivery)
         elif was_live and self.subscription.state is State.WAITING and not self._stalled:
-            LAGGING_SLOW.inc()  # the writer goes on with it when the queue is empty
+            LAGGING_SLOW.inc()  # the session's writer calls `drained` when the queue is empty
 
     def misses(self, sweep: Sweep) -> list[tuple[int, int, int]] | None:
-        """See `Subscription.misses`; a feed that cannot follow goes to paging here."""
+        """See `Subscription.misses`; a feed that cannot follow the sweep begins paging here."""
         missed = self.subscription.misses(sweep)
         if missed is None:
             self.drained()
         return missed
 
     def rescue(self, sweep: Sweep, changes: list[Change]) -> int:
-        """Give what the sweep found missing; how many of them were sent."""
+        """Send what the sweep found missing, and return how many changes were sent."""
         if not self.open:
             return 0
         deliveries = self.subscription.rescued(sweep, changes, self._has_room)
@@ -119,12 +126,14 @@ class Feed:
         return len(deliveries)
 
     def seen(self, ids: Collection[int]) -> Iterator[int]:
-        """The transactions in which the client was sent these, as far as they may be news to SQL."""
+        """Return the transactions of the versions of these rows that the client was sent, where SQL may not see them
+        yet.
+        """
         sent = self.subscription.ledger.sent
         return (sent[id][1] for id in ids if id in sent)
 
     def given(self, epoch: UUID) -> Given:
-        """What the client has: with `ack:auto` what was written to its socket, else what it has acknowledged."""
+        """Return what the client has: with `ack:auto` what was written to its socket, else what it has acknowledged."""
         withheld = {*self._session.on_their_way(self), *self._session.refused}
         return Given(epoch, *self.subscription.given(), withheld=withheld)
 
@@ -135,7 +144,7 @@ class Feed:
         return self.subscription.state is State.WAITING and self._session.idle and not self._stalls()
 
     def _stalls(self) -> bool:
-        """Must ACKs come before it goes on?"""
+        """Whether ACKs must arrive before more is sent; counts each time that this begins."""
         if self.auto:
             return False
         stalls = len(self._session.unacknowledged(self)) >= self._session.max_unacknowledged

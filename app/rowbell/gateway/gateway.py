@@ -1,4 +1,4 @@
-"""The gateway: what it consists of, how it starts, and how it stops."""
+"""The gateway: its parts, how it starts, and how it stops."""
 
 from __future__ import annotations
 
@@ -37,24 +37,26 @@ from rowbell.stomp.server import Limits
 log = get_logger("gateway")
 
 BEAT = 1.0
-"""Seconds between looks at all sessions for heart-beats: one timer for everybody."""
+"""Seconds between checks of all sessions (heart-beats, expiry): one timer for all of them."""
 CLOSE_TIMEOUT = 1.5
-"""Seconds that the clients of a stopping gateway have to read what is on the way to them."""
+"""Seconds that the clients of a stopping gateway have to read what is queued for them."""
 STOP_RATE = 400
-"""Sessions that the stopping gateways of a port close a second, so that their clients do not all come to another one
-at once: fewer than it takes (ROWBELL_MAX_CONNECT_RATE)."""
+"""Sessions a second that the stopping gateways of one port close, so that their clients do not reach another gateway
+all at once: fewer than it accepts (ROWBELL_MAX_CONNECT_RATE)."""
 STOP_WINDOW = 15.0
-"""Seconds that this takes at the most, with more sessions by being faster: who stops a process waits for 30, and there
-is more to do."""
+"""Seconds that closing the sessions takes at most; with many sessions the rate is higher. Supervisors allow 30 seconds
+for a stop, and other work follows."""
 STOP_STEP = 0.1
-"""Seconds between the sessions that are closed together."""
+"""Seconds between batches of sessions that are closed together."""
 FLUSH_TIMEOUT = 5.0
-"""Seconds for the last acknowledgements to be written."""
+"""Seconds for the last marks to be written, and again for the last acknowledgements."""
 OFFERS_A_TURN = 200
-"""Changes offered to feeds before the event loop does something else: some milliseconds."""
+"""Changes offered to feeds before yielding to the event loop: a few milliseconds."""
 
 
 class Gateway:
+    """One gateway: its parts, its open sessions, and the paths between them. All of it runs on one event loop."""
+
     def __init__(
         self,
         inbox: Inbox,
@@ -64,9 +66,9 @@ class Gateway:
         streaming: Callable[[], bool] = lambda: True,
         settings: Settings = DEFAULTS,
     ) -> None:
-        """`streaming` says whether changes are streamed at present; where that is others' business, they always are."""
+        """`streaming` says whether changes are being streamed at present; without it they count as always streamed."""
         self.settings = settings
-        """What it runs with."""
+        """The settings of the process."""
         self.frame_limits = Limits(
             frame=settings.max_frame,
             headers=settings.max_headers,
@@ -78,7 +80,7 @@ class Gateway:
         self._public_topics = patterns(settings.public_topics)
         self._registry = Registry()
         self._epoch: Epoch | None = None
-        """Tracks the life of the database that everything in memory is about."""
+        """Tracks the epoch of the database to which all state in memory belongs."""
         self._sessions: dict[Session, asyncio.Task[Any] | None] = {}
         """Tracks the open sessions, each with the task that serves it."""
         self._offered = 0
@@ -95,21 +97,21 @@ class Gateway:
         self._readiness = Readiness(inbox, tokens, self._link, self._sweeper)
 
     def serves(self, recipient: str) -> bool:
-        """Is anybody here subscribed to what is for this recipient?"""
+        """Whether anyone is subscribed here to what is written for this recipient."""
         return recipient in self._registry
 
-    # Life.
+    # Life cycle.
 
     async def prepare(self) -> None:
-        """The first sweep, before anybody connects: it finds the epoch, or what is wrong with the database."""
+        """Sweep once before any client connects, which finds the epoch. DatabaseError if the database is not usable."""
         await self._sweeper.sweep()
 
     async def run(
         self, serve: asyncio.Task[None], beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
     ) -> None:
-        """Run until `serve`, the web server, ends; if any part dies before, so does everything, with its error.
+        """Run until `serve`, the web server, ends. If any part fails before that, everything ends, with its error.
 
-        `beside` names what else runs in this process as long as the gateway does.
+        `beside` maps names to coroutine functions that run in this process for as long as the gateway does.
         """
         async with asyncio.TaskGroup() as tasks:
             parts = [
@@ -128,7 +130,9 @@ class Gateway:
                 part.cancel()
 
     async def stop(self) -> None:
-        """Not ready, no new sockets; presence removed; sessions closed at a pace; acknowledgements flushed."""
+        """Stop: be not ready and accept no sockets, remove presence, close the sessions gradually, and write the last
+        marks and acknowledgements.
+        """
         self.stopping = True
         await self.attendance.leave()
         sessions = list(self._sessions)
@@ -152,17 +156,17 @@ class Gateway:
         log.info("gateway_stopped", sessions=len(sessions), cut=len(self._sessions))
 
     async def ready(self) -> str | None:
-        """None if clients should come; otherwise why not, for whoever asks."""
+        """Return None if clients should be sent here, otherwise the reason why not, fit for anyone to read."""
         return "stopping" if self.stopping else await self._readiness.complaint()
 
     # Sessions and their feeds.
 
     async def serve(self, session: Session) -> None:
-        """Serve one accepted client until it or we close."""
+        """Serve one accepted client until either side closes."""
         self._sessions[session] = asyncio.current_task()
         SESSIONS.inc()
         try:
-            session.check_token()  # it may have been taken back since the handshake
+            session.check_token()  # it may have been revoked since the handshake
             await session.run()
         finally:
             del self._sessions[session]
@@ -170,48 +174,49 @@ class Gateway:
 
     @property
     def leeway(self) -> int:
-        """Seconds that a token is taken after its end."""
+        """Seconds for which a token is still accepted after it has expired."""
         return self._tokens.leeway
 
     async def identify(self, known: Identity | None, token: str | None) -> Identity:
-        """Whom a token names, given who is known already by an earlier one. TokenError if nobody, or two.
+        """Return the identity that a token names; `known` is that of an earlier token of the same connection.
 
-        KeysUnavailable, which is one, if it cannot be said at present.
+        TokenError if there is no valid token, or if it names another user than `known`; its subclass KeysUnavailable
+        if the token cannot be checked at present.
         """
         if token is None:
             if known is None:
-                raise TokenError("no token: give one as ?token= or in CONNECT as Authorization: Bearer")
+                raise TokenError("no token: send one as ?token=, or in CONNECT as Authorization: Bearer TOKEN")
             return known
         identity = await self._tokens.identify(token)
         if self.revokes(identity):
             raise TokenError("the token is refused: it was revoked")
         if known is not None and known.user != identity.user:
-            raise TokenError("the token names another user than the one before it on this connection")
+            raise TokenError("the token names a different user from the previous token on this connection")
         return identity
 
     def revokes(self, identity: Identity) -> bool:
-        """Was this identity's token taken back?"""
+        """Whether this identity's token has been revoked."""
         return self._revocations.refuse(identity)
 
     def open_feed(self, session: Session, id: str, auto: bool, begun: Callable[[], None] | None = None) -> Feed:
-        """The notifications of the session's user; `begun` tells the client that the replay is complete."""
+        """Open a subscription to the user's notifications; `begun` is called when the replay is complete."""
         assert session.user is not None
         feed = Feed(session, self._pager, session.user, id, auto, begun)
         self._registry.feeds.add(feed)
         return feed
 
     def open_topic(self, session: Session, topic: str, id: str, auto: bool, begun: Callable[[], None]) -> Feed:
-        """What is written for everybody on this topic, from now on; `begun` tells the client when that is."""
+        """Open a subscription to what is written for this topic from now on; `begun` is called when it is live."""
         feed = Feed(session, self._pager, recipient_of(topic), id, auto, begun, topic)
         self._registry.feeds.add(feed)
         return feed
 
     def may_follow(self, identity: Identity, topic: str) -> bool:
-        """By the token, or because everybody may?"""
+        """Whether the token, or ROWBELL_PUBLIC_TOPICS, allows this topic."""
         return allow(self._public_topics, topic) or allow(identity.topics, topic)
 
     def open_badge(self, session: Session, id: str, auto: bool, begun: Callable[[], None] | None = None) -> Badge:
-        """How many of them are unread; `begun` comes after the first number."""
+        """Open a subscription to the user's number of unread rows; `begun` is called after the first number."""
         assert session.user is not None
         badge = Badge(session, session.user, id, auto, begun)
         self._registry.badges.add(badge)
@@ -219,6 +224,7 @@ class Gateway:
         return badge
 
     def close(self, one: Feed | Badge) -> None:
+        """Forget a subscription that has ended."""
         if isinstance(one, Feed):
             self._registry.feeds.remove(one)
         else:
@@ -226,32 +232,32 @@ class Gateway:
         if one.recipient not in self._registry:
             self.attendance.note(one.recipient)
 
-    # Marking as read; see `Marks`. It is carried out whether the session lasts or not.
+    # Marking as read; see `Marks` for the results. Marks are carried out even if the session ends.
 
     def mark_ids(self, user: str, ids: Collection[int], feeds: Collection[Feed]) -> asyncio.Future[bool] | None:
-        """These rows, of which `feeds` may have shown some."""
+        """Mark these rows of `user` as read; `feeds` are those that may have shown some of them."""
         if self._epoch is None:
             return self._nothing_to_do()
         seen = {tx for feed in feeds for tx in feed.seen(ids)}
         return self._marks.mark_ids(user, ids, seen, self._epoch.id)
 
     def mark_given(self, user: str, feeds: Collection[Feed]) -> asyncio.Future[bool] | None:
-        """All that the clients of these feeds have, and nothing that comes later."""
+        """Mark as read everything that the clients of these feeds have, and nothing that arrives later."""
         if self._epoch is None:
             return self._nothing_to_do()
         given = {feed: feed.given(self._epoch.id) for feed in feeds}
         return self._marks.mark_given(user, given, self._epoch.id)
 
     def _nothing_to_do(self) -> asyncio.Future[bool]:
-        """Between two epochs nobody has been given anything, and every session is being closed."""
+        """Return a result for a moment between two epochs: no client has been given anything, and all are closing."""
         nothing: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         nothing.set_result(True)
         return nothing
 
-    # What happens.
+    # Events.
 
     async def deliver(self, changes: list[Change]) -> None:
-        """The bus brought these. Never waits for a socket: one that is full has a task of its own."""
+        """Deliver changes from the bus. This never waits for a socket: a full one has a writer task of its own."""
         self._unread.recount({change.recipient_id for change in changes})
         for change in changes:
             if change.recipient_id not in self._registry.feeds:
@@ -268,10 +274,10 @@ class Gateway:
             feed.offer(change)
             self._offered += 1
             if self._offered % OFFERS_A_TURN == 0:
-                await asyncio.sleep(0)  # a topic may have thousands, and everybody has their turn
+                await asyncio.sleep(0)  # a topic may have thousands of feeds: yield to other tasks
 
     def _epoch_seen(self, epoch: Epoch | None) -> bool:
-        """Is this the life of the database that the sessions know? If not, they are closed and begin anew."""
+        """Whether `epoch` is the one the sessions know. If not, close them all, so that their clients start afresh."""
         known, self._epoch = self._epoch, epoch
         if epoch is not None and (known is None or known.id == epoch.id):
             return True
@@ -284,7 +290,7 @@ class Gateway:
         return False
 
     def _found(self, tick: Tick, changed: Iterable[str]) -> None:
-        """A sweep saw this; the rows of `changed` are not what they were."""
+        """Take what a sweep saw; `changed` are the recipients whose rows have changed."""
         self._epoch_seen(tick.epoch)
         self._unread.recount(changed)
         if self._revocations.learn(tick.revocations):

@@ -1,7 +1,7 @@
-"""A connection before it is a WebSocket: what asks for nothing is not kept for long, and all of it is bounded.
+"""A connection before it becomes a WebSocket: idle ones are not kept for long, and everything is bounded.
 
-uvicorn waits for ever for the end of a request's head, takes one of any length into memory, and stops the time-out of
-an idle connection at the first byte, be it an empty line. It treats WebSockets and complete requests well.
+uvicorn waits forever for the end of a request's head, reads a head of any length into memory, and cancels the time-out
+of an idle connection at its first byte, even an empty line. It handles WebSockets and complete requests well.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from rowbell.gateway.web import Web
 from rowbell.metrics import HTTP_CONNECTIONS, REFUSED
 
 HEAD_TIMEOUT = 10.0
-"""Seconds until a client that is owed nothing has sent the head of a request: as long as a session has for CONNECT."""
+"""Seconds that a client has to send the head of a request: as long as a session has for CONNECT by default."""
 MAX_HEAD = 64 * 1024
-"""Bytes of a request's head, and with it of the longest token: more than any browser or proxy sends."""
+"""Bytes of a request's head, which bounds the length of a token in it: more than any browser or proxy sends."""
 MAX_HEADERS = 128
-"""Headers of a request, as in websockets: the shortest takes thirty times as much memory as it has bytes."""
+"""Headers of a request, the same limit as in websockets: the shortest takes thirty times its size in memory."""
 MAX_PIPELINED = 16
-"""Requests of a connection that wait while one is answered. uvicorn parses whatever it has read, and stops reading
-only between two reads: 256 KiB hold twelve thousand."""
+"""Requests of one connection that may wait while another is answered. uvicorn parses all that it has read, and stops
+reading only between two reads, of which one of 256 KiB holds twelve thousand requests."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP, until it becomes a WebSocket."""
+    """One HTTP connection until it becomes a WebSocket; created by the server for each accepted socket."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -34,9 +34,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._most = self.config.app.settings.max_http_connections
         self._open = self.config.app.http_connections
         self._impatience: asyncio.TimerHandle | None = None
-        """Tracks when a client that owes us a head, or the rest of one, is cut; None while it owes none."""
+        """Tracks when a client that has yet to send a head, or the rest of one, is cut; None while none is due."""
         self._head = 0
-        """Tracks how much came since the last head was complete, or the next was waited for."""
+        """Tracks the bytes received since the last head was complete, or since the next has been awaited."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -60,7 +60,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._impatience is not None and self._head > MAX_HEAD:
             self._cut()
         elif self.cycle is None or self.cycle.response_complete:
-            self._await_head()  # an empty line, or more of a body that nobody reads
+            self._await_head()  # an empty line, or more of a body that is not read
 
     def on_message_begin(self) -> None:
         super().on_message_begin()  # type: ignore[no-untyped-call, unused-ignore]
@@ -68,7 +68,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self.headers) >= MAX_HEADERS:
-            raise ValueError("too many headers")  # uvicorn answers 400, and closes
+            raise ValueError("too many headers")  # uvicorn answers 400 and closes
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -76,12 +76,12 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("too many requests at once")
         self._head_is_here()
         if self._open.pop(self, None) is not None:
-            self._open[self] = self._cut  # the last to have asked for something
+            self._open[self] = self._cut  # moved to the end, as the one with the most recent request
         super().on_headers_complete()  # type: ignore[no-untyped-call, unused-ignore]
 
     def handle_websocket_upgrade(self) -> None:
-        """Only when all requests before it are answered, and their answers read: that the socket is full already the
-        WebSocket would never hear, and write without bounds.
+        """Upgrade only when all earlier requests are answered and their answers read: the WebSocket would never learn
+        that the socket is already full, and would write without bounds.
         """
         if self.flow.write_paused or self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
             self._cut()
@@ -105,7 +105,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _leave(self) -> None:
-        """It is no HTTP connection any more."""
+        """Stop counting this as an HTTP connection."""
         self._head_is_here()
         if self._open.pop(self, None) is not None:
             HTTP_CONNECTIONS.dec()

@@ -1,4 +1,4 @@
-"""This gateway's end of the bus: connected under a new id each time, for as long as the gateway lives."""
+"""The gateway's connection to the bus, under a new id each time it connects."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ log = get_logger("gateway.link")
 
 
 class Link:
+    """Receives from the bus and reconnects for as long as the gateway runs. Owned by `Gateway`."""
+
     def __init__(self, bus: Bus, attendance: Attendance, deliver: Callable[[list[Change]], Awaitable[None]]) -> None:
         self._bus = bus
         self._attendance = attendance
         self._deliver = deliver
         self.connected = False
+        """Tracks whether the bus reaches this gateway."""
 
     async def run(self) -> None:
-        """Deliver what the bus brings until cancelled. While it is away, the sweep delivers."""
+        """Deliver what the bus brings until cancelled; while the bus is unavailable, reconnect with growing pauses."""
         delays = backoff(cap=2.0)
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What a client says that its user has read."""
+"""Requests to mark rows as read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 import msgspec
 
 MOST_IDS = 1000
-"""Ids in one message; for more there is ALL."""
+"""Ids in one message; ALL marks more than that."""
 
 ALL = '{"all":true}'
 
 Id = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
-"""Of a notification."""
+"""The id of a notification."""
 Ids = Annotated[list[Id], msgspec.Meta(max_length=MOST_IDS)]
 
 ADVICE = f'The body must be {{"ids":[42,43]}}, with at most {MOST_IDS} ids of notifications, or {ALL}.'
@@ -27,7 +27,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 
 def parse_read(body: bytes) -> list[int] | None:
-    """The ids, or None for all that has been given. ValueError says what is wrong with the body, and what is right."""
+    """Return the ids, or None for everything received. ValueError says what is wrong with the body and what to send."""
     try:
         said = _decode(body)
         return which(said.ids, said.all)
@@ -36,7 +36,7 @@ def parse_read(body: bytes) -> list[int] | None:
 
 
 def which(ids: list[int] | None, all: bool) -> list[int] | None:
-    """The ids, or None for all. ValueError if both are named, or neither."""
+    """Return the ids, or None for all. ValueError if both are given, or neither."""
     if all is (ids is not None):
-        raise ValueError("It names ids and all, or neither")
+        raise ValueError("Give either ids or all")
     return ids

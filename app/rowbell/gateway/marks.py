@@ -1,7 +1,7 @@
-"""Marks rows as read for clients, for as long as it takes: what a client has asked for outlives its session.
+"""Marks rows as read for clients, however long it takes: a client's request outlives its session.
 
-One at a time for each user, and what a user asks for meanwhile is put together: so neither a thousand clicks nor a row
-that somebody has locked holds up others, and the memory for it is bounded, however often clients reconnect.
+Each user's requests run one at a time, and those that arrive meanwhile are merged. So neither a thousand clicks nor a
+row that someone has locked holds up other users, and memory is bounded however often clients reconnect.
 """
 
 from __future__ import annotations
@@ -22,57 +22,62 @@ from rowbell.logs import get_logger
 log = get_logger("gateway.marks")
 
 AT_ONCE = 2
-"""Users in work at a time, of the pool's connections: one with a million rows must not take all of them."""
+"""Users served at the same time, each on a connection of the pool: users with a million rows must not take them all."""
 IDS_OF_A_USER = 10_000
-"""Ids that may wait for PostgreSQL: about 1 MB."""
+"""Ids of one user that may wait for PostgreSQL, in about 1 MB."""
 IDS_OF_ALL = 1_000_000
-"""The same for all users together."""
+"""Ids of all users together that may wait."""
 GIVEN_OF_A_USER = 64
-"""Subscriptions whose content may wait to be marked: two sessions full of them."""
+"""Subscriptions of one user whose content may wait to be marked: as many as two sessions may have by default."""
 RETRY_CAP = 1.0
-"""The longest pause before rows that somebody has locked are tried again, in seconds."""
+"""The longest pause, in seconds, before locked rows are tried again."""
 
 
 @dataclass
 class Pending:
-    """What one user has asked for and is not in work yet."""
+    """One user's requests that have not been started."""
 
     epoch: UUID
-    """In which `seen` means something."""
+    """The epoch to which `seen` and `given` belong."""
     done: asyncio.Future[bool]
-    """True when it stands, False when PostgreSQL refused."""
+    """The result: True once the rows are marked, False if PostgreSQL refused."""
     ids: set[int] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
-    """The transactions in which the user saw them."""
+    """The transactions of the versions that the user has seen."""
     given: dict[Feed, Given] = field(default_factory=dict)
-    """Subscription → what it had been given when this was last asked for."""
+    """Subscription → what it had been given at the time of the latest request."""
 
 
 class Marks:
+    """The requests to mark as read of one gateway, which owns it and runs `run` as a task.
+
+    The result of a request is a future: True once the rows are marked, False if PostgreSQL refused. It is None if too
+    much is waiting already, and the request is not accepted.
+    """
+
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._pending: dict[str, Pending] = {}
-        """Tracks user → what waits."""
+        """Tracks user → the requests that wait."""
         self._ids = 0
-        """Tracks how many ids wait, of all users."""
+        """Tracks how many ids wait, for all users together."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        """Tracks user → the task that works for them, until nothing waits."""
+        """Tracks user → the task that carries out their requests, until none waits."""
         self._turns = asyncio.Semaphore(AT_ONCE)
-        """Held while PostgreSQL works, not between two attempts."""
+        """Held during an attempt, not between two attempts."""
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Carry out requests until cancelled."""
         async with self._group:
             await asyncio.Event().wait()
 
-    # Asking, while `run` runs. The result is done when it stands (True) or PostgreSQL refused (False); None: so much
-    # waits already that it is not taken.
+    # Requests, to be made while `run` runs.
 
     def mark_ids(
         self, user: str, ids: Collection[int], seen: Collection[int], epoch: UUID
     ) -> asyncio.Future[bool] | None:
-        """These rows; `seen` as in `Inbox.mark_ids`."""
+        """Mark these rows of `user` as read; `seen` as in `Inbox.mark_ids`."""
         pending = self._of(user, epoch)
         before = len(pending.ids)
         if before + len(ids) > IDS_OF_A_USER or self._ids + len(ids) > IDS_OF_ALL:
@@ -83,7 +88,7 @@ class Marks:
         return self._start(user, pending)
 
     def mark_given(self, user: str, given: dict[Feed, Given], epoch: UUID) -> asyncio.Future[bool] | None:
-        """What each of these subscriptions has been given."""
+        """Mark as read what each of these subscriptions has been given."""
         pending = self._of(user, epoch)
         if len(pending.given.keys() | given.keys()) > GIVEN_OF_A_USER:
             return None
@@ -91,20 +96,20 @@ class Marks:
         return self._start(user, pending)
 
     async def drain(self, within: float) -> int:
-        """Wait for everything that has been asked for, so many seconds; for how many users it does not stand then."""
+        """Wait up to `within` seconds for all requests, and return how many users have unfinished ones."""
         if not self._tasks:
             return 0
         _, late = await asyncio.wait(self._tasks.values(), timeout=within)
         return len(late)
 
-    # How it is done.
+    # Private.
 
     def _of(self, user: str, epoch: UUID) -> Pending:
         pending = self._pending.get(user)
         if pending is None:
             return Pending(epoch, asyncio.get_running_loop().create_future())
         if pending.epoch != epoch:
-            # Ids are the rows' for ever; transactions, and what subscriptions were given by them, are of their epoch.
+            # Ids identify rows forever; transactions, and what subscriptions were given, belong to one epoch.
             pending.epoch = epoch
             pending.seen.clear()
             pending.given.clear()
@@ -131,7 +136,7 @@ class Marks:
         try:
             for mark in marks:
                 await self._until_whole(mark)
-        except Exception as error:  # a trigger or a CHECK of the application: no reason to end what serves everybody
+        except Exception as error:  # a trigger or CHECK of the application must not end the task group
             log.error("mark_refused", reason=_reason(error))
             return False
         return True
@@ -148,7 +153,7 @@ class Marks:
 
 
 def _reason(error: Exception) -> str:
-    """What PostgreSQL says first. The rest of its message, and of the driver's, quotes rows and parameters."""
+    """Return the primary message of PostgreSQL. The rest of it, and the driver's text, quote rows and parameters."""
     if isinstance(error, RowbellError):
         return str(error)
     said = getattr(getattr(error, "orig", None), "diag", None)

@@ -1,4 +1,4 @@
-"""Which pages may connect: browsers say in `Origin` whose page opens a WebSocket, and let any page open one to anybody.
+"""Which pages may connect. Browsers let any page open a WebSocket to any server, and name the page in `Origin`.
 
 Source: RFC 6454 (Origin), RFC 6455, 10.2
 """
@@ -18,14 +18,16 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/?#@,\s]+)(?::([0-9]{1,5}))?")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
+    """An origin in lower case, or a pattern of origins with a host such as `*.example.org`."""
+
     scheme: str
     host: str
     port: int | None
-    """None if none is written and the scheme has none of its own, as those of apps (`capacitor://localhost`)."""
+    """None if it is not given and the scheme has no default port, as with those of apps (`capacitor://localhost`)."""
 
     @classmethod
     def parse(cls, text: str) -> Origin | None:
-        """None if it is none: `null`, for instance."""
+        """Parse an origin; None if the text is not one, such as `null`."""
         match = ORIGIN.fullmatch(text.lower())
         if match is None:
             return None
@@ -33,7 +35,7 @@ class Origin:
         return cls(scheme, host, int(port) if port else DEFAULT_PORTS.get(scheme))
 
     def has_subdomain(self, other: Origin) -> bool:
-        """Is this a pattern, `https://*.example.org`, and the other one of those it stands for?"""
+        """Whether this is a pattern, such as `https://*.example.org`, that matches `other`."""
         return (
             self.host.startswith("*.")
             and other.host.endswith(self.host[1:])
@@ -42,25 +44,25 @@ class Origin:
 
 
 class Origins:
-    """The gateway's own, and those of the setting."""
+    """The origins that may connect: the gateway's own, and those in ROWBELL_ALLOWED_ORIGINS."""
 
     def __init__(self, allowed: str | None) -> None:
-        """`allowed` is the value of ROWBELL_ALLOWED_ORIGINS."""
+        """`allowed` is the value of ROWBELL_ALLOWED_ORIGINS; None if it is not set."""
         listed = (allowed or "").split(",")
         self._everybody = "*" in listed
         self._listed = frozenset(origin for each in listed if (origin := Origin.parse(each)))
 
     def complaint(self, origin: Sequence[str], host: Sequence[str], secure: bool) -> str | None:
-        """Why a handshake with these headers `Origin` and `Host` is refused; None if it is not.
+        """Say why a handshake with these `Origin` and `Host` headers is refused; None if it is not.
 
-        `secure` says that the client is known to speak TLS, with the gateway or with a proxy that it believes.
+        `secure` says that the client is known to use TLS, with the gateway or with a trusted proxy.
         """
-        if not origin or self._everybody:  # no browser
+        if not origin or self._everybody:  # without Origin, the client is not a browser
             return None
         parsed = Origin.parse(origin[0]) if len(origin) == 1 else None
         if parsed is None:
             return (
-                "The header Origin of this handshake names no site, as that of a file or of a sandboxed frame: "
+                "The Origin header of this handshake does not name a site, as with a file or a sandboxed frame: "
                 "only ROWBELL_ALLOWED_ORIGINS=* lets such pages connect."
             )
         if _is_same(parsed, host, secure) or self._is_listed(parsed):
@@ -72,11 +74,11 @@ class Origins:
 
 
 def _is_same(origin: Origin, host: Sequence[str], secure: bool) -> bool:
-    """Is the page from where its WebSocket goes?
+    """Whether the page comes from the host and port that its WebSocket connects to.
 
-    Behind a proxy that ends TLS and is not believed, the gateway does not know its own scheme. Then the origin's stands
-    for it: a `Host` without a port means port 443 to a page that came by https, and 80 to one that came by http. Where
-    TLS is known, a page that came by http, and so may have been changed on its way, is another origin.
+    Behind an untrusted proxy that terminates TLS, the gateway does not know its own scheme, and the origin's is used
+    instead: a `Host` without a port means port 443 for a page loaded by https, and 80 for one loaded by http. Where TLS
+    is known, a page loaded by http, which may have been altered on the way, is a different origin.
     """
     if len(host) != 1 or origin.scheme not in DEFAULT_PORTS or (secure and origin.scheme != "https"):
         return False

@@ -1,7 +1,7 @@
-"""How fast clients may come, and how fast one may send.
+"""Rate limits: how fast clients may connect, and how fast one may send.
 
-Both use the generic cell rate algorithm: one time for each key, when the next would be due if they came evenly,
-instead of a token bucket's two numbers.
+Both use the generic cell rate algorithm, which keeps one time per key, when the next event would be due if events came
+evenly, instead of the two numbers of a token bucket.
 
 Source: ITU-T I.371, annex A (GCRA, as a virtual scheduling algorithm)
 """
@@ -13,30 +13,30 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 BURST = 2.0
-"""Seconds' worth that may come at once: clients come in crowds, when a gateway or a network is back."""
+"""The size of a burst, in seconds at the full rate: clients come in crowds when a gateway or a network is back."""
 ROUNDING = 1e-6
-"""Seconds that are none: sums of intervals are not exact."""
+"""Seconds that count as zero, because sums of intervals are not exact."""
 EVERYBODY = b""
-"""The key of what is not counted by keys."""
+"""The key for a limit that has no keys."""
 
 
 class RateLimiter:
-    """At most `per_second` for each key, and `BURST` seconds' worth at once. What is refused is not counted."""
+    """Allows `per_second` for each key, with bursts of `BURST` seconds' worth. What is refused is not counted."""
 
     def __init__(self, per_second: int, keys: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
-        """Remembers the `keys` that were used last. 0 `per_second` is no limit."""
+        """Remember the `keys` keys used most recently. `per_second` 0 means no limit."""
         self._interval = 1 / per_second if per_second else 0.0
         self._tolerance = max(BURST - self._interval, 0.0)
         self._keys = keys
         self._clock = clock
         self._due: OrderedDict[bytes, float] = OrderedDict()
-        """Tracks key → when its next would be due; the key that was used last is the last."""
+        """Tracks key → when its next event would be due, with the most recently used key last."""
 
     def __len__(self) -> int:
         return len(self._due)
 
     def take(self, key: bytes = EVERYBODY) -> float:
-        """0 if one more may come, which is counted; else the seconds until it may."""
+        """Count one more and return 0 if it is allowed, otherwise return the seconds until it will be."""
         if not self._interval:
             return 0.0
         now = self._clock()
@@ -52,18 +52,18 @@ class RateLimiter:
 
 
 class RateMeter:
-    """Counts what one client has sent already, so nothing is taken back: is it more than `per_second`?"""
+    """Measures whether one client has sent more than `per_second`; what has been sent counts in any case."""
 
     __slots__ = ("_due", "_per_second")
 
     def __init__(self, per_second: int) -> None:
-        """0 `per_second` is no limit."""
+        """`per_second` 0 means no limit."""
         self._per_second = per_second
         self._due = 0.0
-        """Tracks when the next would be due."""
+        """Tracks when the next event would be due."""
 
     def is_exceeded(self, now: float, count: int = 1) -> bool:
-        """`count` more have come, at `now`, in seconds: are they too many?"""
+        """Count `count` more at the time `now`, in seconds, and return whether that is too many."""
         if not self._per_second:
             return False
         self._due = max(self._due, now) + count / self._per_second

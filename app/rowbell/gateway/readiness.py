@@ -1,4 +1,4 @@
-"""Should clients be sent here? What /ready says, to whoever asks: strangers too, so it costs little and says little."""
+"""Whether clients should be sent to this gateway, for /ready. Anyone may ask, so it costs little and reveals little."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rowbell.gateway.sweep import Sweeper
 from rowbell.inbox import Inbox
 
 SWEEP_OVERDUE = 15.0
-"""Seconds without a sweep after which a gateway is not ready: what the stream loses would not arrive."""
+"""Seconds without a sweep after which a gateway is not ready: what the stream has lost would not arrive."""
 PROBE_TIMEOUT = 2.0
 """Seconds that PostgreSQL may take to answer the probe."""
 PROBE_INTERVAL = 1.0
-"""Seconds for which its answer holds, for everybody who asks."""
+"""Seconds for which the answer to a probe is reused."""
 
 
 class Readiness:
-    """Of one gateway."""
+    """The readiness of one gateway, which owns it."""
 
     def __init__(self, inbox: Inbox, tokens: Tokens, link: Link, sweeper: Sweeper) -> None:
         self._inbox = inbox
@@ -28,12 +28,12 @@ class Readiness:
         self._link = link
         self._sweeper = sweeper
         self._probe: asyncio.Task[bool] | None = None
-        """Tracks the newest question whether PostgreSQL answers."""
+        """Tracks the latest probe of PostgreSQL."""
         self._asked_at = float("-inf")
 
     async def complaint(self) -> str | None:
-        """None if SQL answers, the sweep runs, the bus is connected and tokens can be verified; otherwise what is
-        amiss. Why it is stands in the log: with names that strangers need not know.
+        """Return None if PostgreSQL answers, the sweep runs, the bus is connected and tokens can be verified; otherwise
+        what is wrong. The cause is only in the log, because it contains names that strangers should not learn.
         """
         if not self._link.connected:
             return "the bus is not connected"

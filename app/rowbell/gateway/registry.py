@@ -1,4 +1,4 @@
-"""Which subscriptions of this gateway are for which recipient."""
+"""The subscriptions of this gateway, by recipient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rowbell.metrics import SUBSCRIPTIONS
 
 
 class HasRecipient(Protocol):
+    """A subscription to what is written for one recipient."""
+
     @property
     def recipient(self) -> str: ...
 
@@ -19,7 +21,7 @@ Each = TypeVar("Each", bound=HasRecipient)
 
 
 class ByRecipient(Generic[Each]):
-    """Recipient → subscriptions of one kind, in the order of subscribing; no entry without one."""
+    """Recipient → subscriptions of one kind, in the order of subscribing. Recipients without any have no entry."""
 
     def __init__(self) -> None:
         self._each: dict[str, list[Each]] = {}
@@ -45,11 +47,13 @@ class ByRecipient(Generic[Each]):
         return recipient in self._each
 
     def __iter__(self) -> Iterator[Each]:
-        """Every one there is now; there may be others meanwhile."""
+        """Iterate over the present subscriptions; changes during the iteration do not affect it."""
         return iter([one for those in self._each.values() for one in those])
 
 
 class Registry:
+    """All open subscriptions of one gateway. `Gateway` adds and removes them; its other parts look them up."""
+
     def __init__(self) -> None:
         self.feeds: ByRecipient[Feed] = ByRecipient()
         self.badges: ByRecipient[Badge] = ByRecipient()

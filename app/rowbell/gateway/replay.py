@@ -1,7 +1,7 @@
-"""Runs the queries that subscriptions ask for, many subscriptions to a query.
+"""Runs the queries that subscriptions request, many subscriptions to a query.
 
-Subscriptions that arrive together (a server restarted, and its clients came back) share one transaction for their
-passes and one query for their pages. A query that fails because PostgreSQL is away is run again until it answers.
+Subscriptions that arrive together, as when clients reconnect after a restart, share one transaction for their passes
+and one query for their pages. A query that fails because PostgreSQL is unavailable is repeated until it succeeds.
 """
 
 from __future__ import annotations
@@ -20,27 +20,31 @@ from rowbell.notification import Change
 from rowbell.snapshot import Snapshot
 
 PASSES_A_QUERY = 1000
-"""Feeds that share one pass: more would hold the transaction, and so the vacuum horizon, for long."""
+"""Feeds that share one pass: more would keep the transaction open, and hold back the vacuum horizon, for too long."""
 ROWS_A_QUERY = 10 * PAGE
-"""Bodies of one query, 40 KiB each at the most."""
+"""Rows read by one query, each at most 40 KiB."""
 
 Request = TypeVar("Request")
 
 
 class Pager:
+    """Answers the queries of one gateway's feeds, in the order of the requests. Owned by `Gateway`; DatabaseUnavailable
+    is retried, any other DatabaseError ends `run`.
+    """
+
     def __init__(self, inbox: Inbox, epoch_seen: Callable[[Epoch | None], bool]) -> None:
         self._inbox = inbox
         self._epoch_seen = epoch_seen
-        """Tells the gateway the epoch of a pass; False if it is not the current one and the pass means nothing."""
+        """Reports the epoch of a pass to the gateway; False if it is not the current one, and the pass is void."""
         self._passes: deque[tuple[Feed, Snapshot | None]] = deque()
         self._pages: deque[tuple[Feed, list[int]]] = deque()
         self._whole: set[int] = set()
-        """Tracks the rows that replication could not give whole, to be read for everybody who follows them."""
+        """Tracks the ids of rows that replication could not supply completely, to be read for all their feeds."""
         self._passes_asked = asyncio.Event()
         self._rows_asked = asyncio.Event()
 
     def ask(self, feed: Feed, query: ReadPass | ReadRows) -> None:
-        """The result goes to the feed, if it is still open then."""
+        """Request a query; its result goes to the feed, if that is still open then."""
         if isinstance(query, ReadPass):
             self._passes.append((feed, query.floor))
             self._passes_asked.set()
@@ -49,13 +53,13 @@ class Pager:
             self._rows_asked.set()
 
     async def run(self, offer: Callable[[Change], Awaitable[None]]) -> None:
-        """Answer until cancelled; `offer` takes the rows that were asked for by `ask_whole`."""
+        """Answer requests until cancelled; `offer` takes the rows requested by `ask_whole`."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run_passes(), name="passes")
             tasks.create_task(self._run_rows(offer), name="rows")
 
     def ask_whole(self, id: int) -> None:
-        """Read this row and offer it: the stream said that it changed, but not all of what it is."""
+        """Request that this row be read and offered: the stream reported the change, but not the complete row."""
         self._whole.add(id)
         self._rows_asked.set()
 
@@ -78,7 +82,7 @@ class Pager:
             found = Found() if floor is None else next(answers)
             if feed.open:
                 feed.carry_out(feed.subscription.passed(passes.first, found.ids, found.deleted))
-                await asyncio.sleep(0)  # a storm of joins must not keep live changes waiting
+                await asyncio.sleep(0)  # a storm of joins must not delay live changes
 
     async def _run_rows(self, offer: Callable[[Change], Awaitable[None]]) -> None:
         while True:
@@ -103,7 +107,9 @@ class Pager:
 def _take(
     queue: deque[tuple[Feed, Request]], most: int, size: Callable[[Request], int] = lambda request: 1
 ) -> list[tuple[Feed, Request]]:
-    """The oldest requests of feeds that are still open: so many, or of this size together; one at the least."""
+    """Take out the oldest requests of feeds that are still open, until their sizes reach `most`; at least one if there
+    is any. Without `size` each counts 1.
+    """
     taken: list[tuple[Feed, Request]] = []
     while queue and (most > 0 or not taken):
         feed, request = queue.popleft()

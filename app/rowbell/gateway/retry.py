@@ -1,4 +1,4 @@
-"""Asking PostgreSQL until it answers."""
+"""Retrying queries until PostgreSQL answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 async def until_answered(query: Callable[[], Awaitable[Result]]) -> Result:
-    """The query's result. While PostgreSQL is away it is asked again, with growing pauses."""
+    """Return the query's result. On DatabaseUnavailable it is run again, without end and with growing pauses."""
     delays = backoff()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Whose tokens have been taken back, and up to when they were issued.
+"""The users whose tokens have been revoked, and the time before which.
 
 All of it is in memory: a gateway reads `notification_revocation` when it starts, and with each sweep what was added.
 """
@@ -12,12 +12,14 @@ from rowbell.inbox import Revocation
 
 
 class Revocations:
+    """The revocations known to one gateway, which owns it and feeds it from the sweep. Times are epoch seconds."""
+
     def __init__(self) -> None:
         self._before: dict[str, float] = {}
-        """Tracks user → tokens issued before this time, in seconds since the epoch, are refused."""
+        """Tracks user → the time, in epoch seconds, before which a token must not have been issued."""
 
     def learn(self, revocations: Iterable[Revocation]) -> bool:
-        """Is any of these news?"""
+        """Add these revocations, and return whether any of them is new."""
         is_news = False
         for user, before in revocations:
             if before > self._before.get(user, 0.0):
@@ -26,6 +28,6 @@ class Revocations:
         return is_news
 
     def refuse(self, identity: Identity) -> bool:
-        """Was this identity's token taken back? One that does not say when it was issued (`iat`) is, with any other."""
+        """Whether this identity's token is revoked. Any revocation of the user covers a token without `iat`."""
         before = self._before.get(identity.user)
         return before is not None and (identity.issued_at is None or identity.issued_at < before)

@@ -1,4 +1,4 @@
-"""Runs a gateway's web server: uvicorn, with a stop that closes the sessions at a pace before uvicorn does at once."""
+"""Runs a gateway's web server: uvicorn, with a stop that first closes the sessions gradually."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from rowbell.logs import get_logger
 log = get_logger("gateway.server")
 
 BACKLOG = 4096
-"""Connections the kernel holds until they are accepted: a restarted gateway meets all its clients at once."""
+"""The listen backlog: after a restart a gateway meets all its clients at once."""
 OTHER_FILES = 256
-"""File descriptors besides those of clients: databases and brokers, and who is just being refused."""
+"""File descriptors besides those of clients: for databases, brokers, and connections that are being refused."""
 
 MANY = 1_000_000
-"""Connections for which there shall be file descriptors where their number is not limited."""
+"""Connections to provide file descriptors for if their number is not limited."""
 
 
 Stop = Callable[[], None]
@@ -42,7 +42,7 @@ CLIENTS_MISTAKES = {
     "Invalid HTTP request received.",
     "Unsupported upgrade request.",
 }
-"""What uvicorn logs of clients, as often as they like; the first at a handshake answered by HTTP, as with a 401."""
+"""What uvicorn logs about clients, without any limit; the first for a handshake that gets an HTTP answer, as a 401."""
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -50,7 +50,9 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 class GatewayServer(uvicorn.Server):
-    """The first SIGTERM or SIGINT stops the gateway, then the server; a second one cuts it short."""
+    """The web server of one gateway. The first SIGTERM or SIGINT stops the gateway, then the server; a second one cuts
+    that short.
+    """
 
     def __init__(self, gateway: Gateway, config: uvicorn.Config, started: Callable[[Stop], None]) -> None:
         super().__init__(config)
@@ -59,10 +61,10 @@ class GatewayServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._stop: asyncio.Task[None] | None = None
         self._asked = False
-        """Tracks whether a signal has come: what else stops it may have come before."""
+        """Tracks whether a signal has arrived; the stop may have begun for another reason."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([])  # with its own servers, clients would have a minute for the handshake of TLS
+        await super().startup([])  # uvicorn's own servers would give clients a minute for the TLS handshake
         if not self.should_exit:
             for each in sockets or ():
                 self.servers.append(await self._listen(each))
@@ -82,7 +84,7 @@ class GatewayServer(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # A signal handler runs between any two instructions: let the loop do it.
+        # A signal handler runs between any two instructions: leave the work to the event loop.
         self._loop.call_soon_threadsafe(self._asked_to_stop, sig, frame)
 
     def _asked_to_stop(self, sig: int, frame: FrameType | None) -> None:
@@ -92,12 +94,12 @@ class GatewayServer(uvicorn.Server):
         self.stop()
 
     def stop(self) -> None:
-        """Stop the gateway, then the server; once."""
+        """Stop the gateway, then the server; further calls do nothing."""
         if self._stop is None:
             self._stop = self._loop.create_task(self._stop_gateway(), name="stop")
 
     def check_stop(self) -> None:
-        """Raise what stopping failed with, if it has ended."""
+        """Raise the error with which the stop failed, if it has ended."""
         if self._stop is not None and self._stop.done():
             self._stop.result()
 
@@ -109,15 +111,15 @@ class GatewayServer(uvicorn.Server):
 
 
 def listen(host: str, port: int, shared: bool = False, setting: str = "ROWBELL_PORT") -> socket.socket:
-    """A listening socket; `shared` with others of this port, which `setting` names. SettingsError if the address cannot
-    be had.
+    """Return a listening socket; `shared` lets other processes listen on the port too. `setting` is the name of the
+    port's setting. SettingsError if the address is not available.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except (OSError, UnicodeError) as error:
         raise not_listening(f"cannot listen on {host}:{port}", error, setting) from None
-    # Accepted sockets inherit these: a client that vanished without a word, and has no heart-beats, is found too.
+    # Accepted sockets inherit these options, which detect vanished clients that have no heart-beats.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
         ("TCP_KEEPIDLE", 60),
@@ -137,12 +139,12 @@ async def serve(
     beside: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
     started: Callable[[Stop], None] = lambda stop: None,
 ) -> None:
-    """Serve until a signal stops it, or a part of the gateway fails: then its error is raised.
+    """Serve until a signal stops it or a part of the gateway fails, whose error is then raised.
 
-    `routes` are served over HTTP besides the gateway's own; `beside` names what else runs as long as the gateway does;
-    `started` is called when clients can come, with what stops all of it.
+    `routes` are served over HTTP besides the gateway's own. `beside` maps names to coroutine functions that run as long
+    as the gateway does. `started` is called once clients can connect, with a function that stops all of it.
 
-    SettingsError if TLS is not as the settings say; DatabaseError if the database cannot be used from the start.
+    SettingsError if the TLS settings are not usable; DatabaseError if the database is not usable at the start.
     """
     settings = gateway.settings
     context = tls.context(settings)
@@ -151,11 +153,13 @@ async def serve(
     try:
         await gateway.prepare()
     except DatabaseUnavailable as error:
-        raise DatabaseUnavailable(f"{error}\nA gateway does not start without it: check ROWBELL_DATABASE_URL") from None
+        raise DatabaseUnavailable(
+            f"{error}\nA gateway does not start without its database: check ROWBELL_DATABASE_URL"
+        ) from None
     config = _config(Web(gateway, routes), settings, context)
     logging.getLogger("uvicorn.error").addFilter(_is_ours)
     server = GatewayServer(gateway, config, started)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal was closed; with nohup one goes on
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # stop when the terminal is closed, but not under nohup
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.handle_exit, signal.SIGHUP, None)
     web = asyncio.create_task(server.serve(sockets=[listener]), name="web")
     try:
@@ -178,23 +182,24 @@ def _config(web: Web, settings: Settings, context: ssl.SSLContext | None) -> uvi
         http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=settings.max_frame,
-        ws_per_message_deflate=False,  # 20 KiB a connection instead of 60
-        ws_ping_interval=None,  # STOMP's heart-beats, and TCP keep-alive where a client has none
+        ws_per_message_deflate=False,  # 20 KiB per connection instead of 60
+        ws_ping_interval=None,  # STOMP heart-beats, and TCP keep-alive for clients without them, replace pings
         ssl_context_factory=give_context if context else None,
         proxy_headers=settings.trusted_proxies is not None,
         forwarded_allow_ips=(settings.trusted_proxies or "").split(","),
         lifespan="off",
         access_log=False,
         log_config=None,
-        log_level="warning",  # below it stand lines with the query, and so with the token
+        log_level="warning",  # lower levels log the query, and so the token
         server_header=False,
-        timeout_graceful_shutdown=1,  # sessions are closed by then
+        timeout_graceful_shutdown=1,  # the sessions are already closed
     )
 
 
 def _make_room(connections: int) -> None:
-    """File descriptors: as many as may be, as those who do not get so far as a handshake take some, too. Most systems
-    let a process have 1,024 until it asks for more. 0 connections: no limit."""
+    """Raise the limit of file descriptors as far as allowed, since connections that never reach a handshake need them
+    too. Most systems give a process 1,024 until it asks for more. `connections` 0 means no limit.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = (connections or MANY) + OTHER_FILES
     if connections and hard != resource.RLIM_INFINITY and wanted > hard:

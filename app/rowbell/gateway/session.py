@@ -1,9 +1,9 @@
-"""One client: a WebSocket, its subscriptions, and one bounded queue to the socket, whatever protocol it speaks.
+"""One client: a WebSocket, its subscriptions, and one bounded queue to the socket, in either protocol.
 
-`StompSession` and `JsonSession` say what a message looks like and what the client may ask for; what is done about it
-stands here, once. What others call (`send_message`, `close`) never waits: a frame is written to the socket if it takes
-it at once; if not, it goes into the queue, and a writer task, which exists only while the queue is not empty, takes it
-there. A client that reads slowly parks its own writer, nobody else.
+`StompSession` and `JsonSession` encode messages and decode what the client requests; everything else is here, once. The
+methods that other parts call (`send_message`, `close`) never wait: a frame is written to the socket if it can take it
+at once. Otherwise it is queued, and a writer task, which exists only while the queue is not empty, writes it. A client
+that reads slowly blocks its own writer and nobody else.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Write = Callable[[str], bool]
-"""Writes a text message if the socket takes it at once. If not, nothing is written, and it is False."""
+"""Writes a text message and returns True if the socket can take it at once; otherwise writes nothing, returns False."""
 
 QUEUE_FRAMES = 1000
 QUEUE_OCTETS = 1 << 20
-"""Bounds of what waits for one socket: beyond either a subscription goes back to reading from SQL. A character takes
-four octets of memory where a single one of the frame is an emoji."""
+"""Bounds of the queue of one socket; beyond either, a subscription goes back to reading from SQL. A character takes
+four octets of memory if the frame contains a single emoji."""
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds for the queue to reach a client that is being closed."""
+"""Seconds for the queue to reach a client whose session is being closed."""
 
 NO_DELIVERY = 0
-"""Instead of a notification's id: this frame hands out nothing that `notification_delivery` should know of."""
+"""In place of a notification's id: this frame delivers nothing that is recorded in `notification_delivery`."""
 AN_ANSWER = -1
-"""Instead of a notification's id: this frame is a receipt, or answers a ping."""
+"""In place of a notification's id: this frame is a receipt or the answer to a ping."""
 
 PROMISES = 1000
-"""Receipts of one session that may wait for PostgreSQL, to write deliveries or what was marked as read."""
+"""Receipts of one session that may wait for PostgreSQL to write deliveries or marks."""
 RENEWALS_A_SECOND = 10
-"""A token sent within the session counts as so many frames that there may be ten a second, and for two seconds' worth
-at once: a signature of P-384 takes 0.4 ms to verify."""
+"""Tokens a second that a session may send, in bursts of two seconds' worth: each counts as that fraction of the frame
+rate, because a P-384 signature takes 0.4 ms to verify."""
 ANSWER_CHARACTERS = 64 * 1024
-"""Answers that may wait for a client that asks for them and does not read."""
+"""Characters of answers that may be queued for a client that requests them but does not read."""
 
 NORMAL, PROTOCOL_ERROR, NOT_UTF8, POLICY_VIOLATION, TOO_LARGE = 1000, 1002, 1007, 1008, 1009
 RESTARTING, TRY_AGAIN_LATER = 1012, 1013
@@ -61,13 +61,18 @@ RESTARTING, TRY_AGAIN_LATER = 1012, 1013
 
 
 def whose_limit(setting: str) -> str:
-    """For a client that is beyond the limit of this setting."""
+    """Return the sentence that names the setting whose limit a client has exceeded."""
     return f"The limit is the gateway's, {environment_name(setting)}."
 
 
 class Session(ABC):
+    """The session of one client, from the accepted handshake until either side closes. `Gateway.serve` runs it.
+
+    What the client does wrong never raises: the session ends with an ERROR and a close code.
+    """
+
     RENEWAL: ClassVar[str]
-    """How a client sends a newer token, for one whose session ends with the one before."""
+    """Advice on sending a newer token, for a client whose session ended because its token expired."""
 
     def __init__(self, gateway: Gateway, identity: Identity | None, receive: Receive, send: Send, write: Write) -> None:
         self._gateway = gateway
@@ -75,72 +80,72 @@ class Session(ABC):
         self._send = send
         self._write = write
         self._subscriptions: dict[str, Feed | Badge] = {}
-        """Tracks subscription id → what it gives."""
+        """Tracks subscription id → the subscription."""
         self._promised = 0
         """Tracks how many receipts wait for PostgreSQL."""
         self._marking: dict[asyncio.Future[bool], list[str]] = {}
-        """Tracks what the client has marked as read and is not written yet: → the receipts that wait for it."""
+        """Tracks the client's unfinished requests to mark rows as read → the receipts that wait for each."""
         self._queue: deque[tuple[str, int]] = deque()
-        """Tracks frames that wait for the socket, each with the id of what it delivers by being written."""
+        """Tracks frames that wait for the socket, each with the id of the notification that writing it delivers."""
         self._queued = 0
-        """Tracks the octets of memory in the queue; `_owed`, the characters of answers among them."""
+        """Tracks the memory that the queue takes, in octets, and `_owed` the characters of answers in it."""
         self._owed = 0
         self._writer: asyncio.Task[None] | None = None
         self._closing: int | None = None
-        """Tracks the close code, once the session is to end: nothing is queued any more."""
+        """Tracks the close code once the session is ending: nothing more is queued then."""
         self._task: asyncio.Task[Any] | None = None
         now = asyncio.get_running_loop().time()
         self._opened_at = self._received_at = self._sent_at = now
         self._rate = RateMeter(gateway.settings.max_frame_rate)
         self._answers = 0
-        """Tracks for how many messages the client may still send an ACK or NACK that does not count."""
+        """Tracks how many more ACKs or NACKs the client may send that do not count as frames."""
         self._identity = identity
-        """Tracks whom the newest token names, and until when; None until there is one."""
+        """Tracks the identity of the newest token; None until there is one."""
 
-    # What a protocol says.
+    # What each protocol implements.
 
     @abstractmethod
     async def _begin(self) -> None:
-        """The socket is open, and nothing has been received."""
+        """Begin the session: the socket is open, and nothing has been received."""
 
     @abstractmethod
     async def _take(self, data: str | bytes) -> None:
-        """One WebSocket message of the client."""
+        """Handle one WebSocket message of the client."""
 
     @abstractmethod
     def _message(self, feed: Feed, delivery: Delivery, delivers: int) -> str:
-        """The frame of a change. If the feed is acknowledged, it is unacknowledged from here on."""
+        """Encode a change. In a feed that the client acknowledges, it counts as unacknowledged from now on."""
 
     @abstractmethod
     def _count(self, badge: Badge, body: str) -> str:
-        """The frame of a number of unread rows, which `body` says in JSON."""
+        """Encode a number of unread rows, which `body` contains as JSON."""
 
     @abstractmethod
     def _receipt(self, receipt: str) -> str: ...
 
     @abstractmethod
     def _error(self, message: str, detail: str, receipt: str | None) -> str:
-        """The last frame."""
+        """Encode an ERROR, the last frame."""
 
     @abstractmethod
     def unacknowledged(self, one: Feed | Badge) -> Collection[object]:
-        """What waits for the client's ACK: for each message the id that it delivers, or NO_DELIVERY."""
+        """Return what waits for the client's ACK: for each message the id that it delivers, or NO_DELIVERY."""
 
     @property
     def refused(self) -> Collection[int]:
-        """The ids of what the client has refused: it has not got that either."""
+        """The ids of notifications that the client has refused, which it therefore does not have."""
         return ()
 
-    # What others call.
+    # What other parts call.
 
     @property
     def user(self) -> str | None:
-        """Who the token says it is; None while there was none."""
+        """The user that the token names; None until there is one."""
         return None if self._identity is None else self._identity.user
 
     @property
     def idle(self) -> bool:
-        """Is everything written?"""
+        """Whether everything is written."""
         return self._writer is None and not self._queue
 
     @property
@@ -149,36 +154,40 @@ class Session(ABC):
         return self._gateway.settings.max_unacknowledged
 
     def has_room(self) -> bool:
+        """Whether the queue takes another frame."""
         return len(self._queue) < QUEUE_FRAMES and self._queued < QUEUE_OCTETS
 
     def send_message(self, feed: Feed, delivery: Delivery) -> None:
+        """Send a change of a feed; nothing once the session is closing."""
         if self._closing is not None:
             return
         event, change, _ = delivery
         self._answers += 1
-        # A change of an unread row hands it out too: it may have been hidden when it was created.
+        # A change of an unread row also delivers it: the row may have been hidden when it was created.
         hands_out = event == "created" or (event == "updated" and not change.read)
         delivers = change.id if hands_out and feed.topic is None else NO_DELIVERY
         self._give(self._message(feed, delivery, delivers), delivers if feed.auto else NO_DELIVERY)
 
     def send_receipt(self, receipt: str | None) -> None:
+        """Send a receipt, if the client asked for one; nothing once the session is closing."""
         if receipt is not None and self._closing is None:
             self._answer(self._receipt(receipt))
 
     def send_unread(self, badge: Badge, body: str) -> None:
+        """Send a number of unread rows, as JSON; nothing once the session is closing."""
         if self._closing is None:
             self._answers += 1
             self._give(self._count(badge, body))
 
     def on_their_way(self, feed: Feed) -> list[int]:
-        """The ids of unread rows that the feed has sent and the client, as far as one knows, not yet got."""
+        """Return the ids of unread rows that the feed has sent but the client is not known to have received."""
         waiting = (id for _, id in self._queue) if feed.auto else self.unacknowledged(feed)
         return [id for id in waiting if isinstance(id, int) and id > NO_DELIVERY]
 
     def close(self, code: int, last: str | None = None) -> None:
-        """Write what is queued, then close, within CLOSE_TIMEOUT.
+        """Write what is queued, then close, within CLOSE_TIMEOUT; nothing if the session is already closing.
 
-        The `last` frame is written right before the close: clients that have read it may hang up, or close themselves.
+        The `last` frame is written right before the close: a client that has read it may hang up or close by itself.
         """
         if self._closing is not None:
             return
@@ -189,14 +198,14 @@ class Session(ABC):
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._cut)
 
     def beat(self, now: float) -> None:
-        """Called every second or so, with the loop's time: does the session go on?"""
+        """Check whether the session may go on; called about every second, with the loop's time."""
         if self._has_expired():
             self._fail("token expired", self.RENEWAL, code=POLICY_VIOLATION, reason="expired")
 
     def check_token(self) -> None:
-        """Was it taken back?"""
+        """End the session if its token has been revoked."""
         if self._identity is not None and self._gateway.revokes(self._identity):
-            self._fail("token revoked", "Log in again, and connect with a new one.", None, POLICY_VIOLATION, "revoked")
+            self._fail("token revoked", "Log in again and connect with a new one.", None, POLICY_VIOLATION, "revoked")
 
     # Receiving.
 
@@ -215,7 +224,7 @@ class Session(ABC):
             self._end()
 
     async def _identify(self, token: Callable[[], str | None], receipt: str | None) -> Identity | None:
-        """Whom the token names; None if the session ends because it names nobody."""
+        """Return the identity that the token names; None if there is none, and the session ends."""
         try:
             identity = await self._gateway.identify(self._identity, token())
         except KeysUnavailable as error:
@@ -227,7 +236,7 @@ class Session(ABC):
         return None
 
     async def _renew(self, token: str, receipt: str | None) -> None:
-        """A newer token of the same user: the session lasts as long as this one."""
+        """Take a newer token of the same user: from now on the session lasts as long as this one."""
         self._count_frames(self._gateway.settings.max_frame_rate // RENEWALS_A_SECOND, answers=0)
         identity = await self._identify(lambda: token, receipt)
         if identity is None:
@@ -247,7 +256,7 @@ class Session(ABC):
         )
 
     async def _follow(self, *opened: Feed | Badge) -> None:
-        """These subscriptions begin, when presence knows of them."""
+        """Begin these subscriptions once presence knows their recipients, or the wait for that has timed out."""
         self._subscriptions.update((each.id, each) for each in opened)
         for recipient in {each.recipient for each in opened}:
             await self._gateway.attendance.known(recipient)
@@ -255,11 +264,11 @@ class Session(ABC):
             each.drained()
 
     def _own_feeds(self) -> list[Feed]:
-        """The subscriptions to the user's own notifications."""
+        """Return the subscriptions to the user's own notifications."""
         return [each for each in self._subscriptions.values() if isinstance(each, Feed) and each.topic is None]
 
     def _mark(self, ids: Collection[int] | None, receipt: str | None) -> None:
-        """The user has read these, or with None all that came. The receipt says that it is written."""
+        """Mark these rows as read, or with None all that the client has. The receipt confirms that it is written."""
         assert self.user is not None
         if ids is None:
             marked = self._gateway.mark_given(self.user, self._own_feeds())
@@ -268,7 +277,7 @@ class Session(ABC):
         if marked is None:
             self._fail(
                 "too many rows already wait to be marked as read: try again later",
-                "PostgreSQL is slow, or away: this row, and those that wait, are still unread.",
+                "PostgreSQL is slow or unavailable: these rows, and those already waiting, are still unread.",
                 receipt,
                 TRY_AGAIN_LATER,
                 "marks",
@@ -296,7 +305,9 @@ class Session(ABC):
             self.send_receipt(receipt)
 
     def _acknowledge(self, delivered: Iterable[int], receipt: str | None) -> None:
-        """The client has got these notifications, and may be sent more. The receipt says that it is written."""
+        """Record that the client has received these notifications, and send it more. The receipt confirms that it is
+        written.
+        """
         assert self.user is not None
         for id in delivered:
             self._gateway.acknowledgements.add(id, self.user)
@@ -305,12 +316,12 @@ class Session(ABC):
         self._go_on()
 
     def _go_on(self) -> None:
-        """The queue is empty, or fewer messages wait for the client's answer: what waited for that need not."""
+        """Let subscriptions continue that waited for an empty queue, or for an answer of the client."""
         for each in tuple(self._subscriptions.values()):
             each.drained()
 
     def _may_promise(self, receipt: str) -> bool:
-        """Count a receipt that waits for PostgreSQL; the session ends if there are too many."""
+        """Count a receipt that waits for PostgreSQL. If there are too many, return False and end the session."""
         if self._promised >= PROMISES:
             message = f"{PROMISES} receipts already wait for PostgreSQL: try again later"
             self._fail(message, receipt=receipt, code=TRY_AGAIN_LATER, reason="receipts")
@@ -319,7 +330,7 @@ class Session(ABC):
         return True
 
     def _answer_when(self, written: asyncio.Future[Any], receipt: str) -> None:
-        """Give a promised receipt as soon as that is done."""
+        """Send a promised receipt as soon as `written` is done."""
 
         def answer(_: asyncio.Future[Any]) -> None:
             self._promised -= 1
@@ -328,12 +339,12 @@ class Session(ABC):
         written.add_done_callback(answer)
 
     def _count_frames(self, frames: int, answers: int) -> None:
-        """So many more have come, of which `answers` are ACK or NACK; the session ends if they come too fast.
+        """Count frames from the client, of which `answers` are ACK or NACK; the session ends if they come too fast.
 
-        One for each message is what the client was asked for; it may come much faster than a person acts.
+        One ACK or NACK per message is expected of the client, and may come much faster than a person acts.
         """
         settings, asked_for = self._gateway.settings, min(answers, self._answers)
-        # Also for what has been unsubscribed: the answers are on their way.
+        # This includes ended subscriptions, whose answers may still be on their way.
         most = (settings.max_unacknowledged + PAGE) * settings.max_subscriptions
         self._answers = min(self._answers - asked_for, most)
         if frames == asked_for:
@@ -354,7 +365,7 @@ class Session(ABC):
         code: int = PROTOCOL_ERROR,
         reason: str = "protocol",
     ) -> None:
-        """ERROR, then close with a real code: the close is what makes clients reconnect. `reason` is counted."""
+        """Send ERROR, then close with `code`: the close is what makes clients reconnect. `reason` is counted."""
         if self._closing is not None:
             return
         REFUSED[reason].inc()
@@ -363,14 +374,14 @@ class Session(ABC):
     # Sending.
 
     def _answer(self, frame: str) -> None:
-        """Write what the client has asked for, as long as it reads."""
+        """Send what the client has requested, or end the session if it does not read."""
         if self._owed > ANSWER_CHARACTERS:
-            self._fail("receipts are asked for and not read", code=POLICY_VIOLATION, reason="receipts")
+            self._fail("receipts were requested but not read", code=POLICY_VIOLATION, reason="receipts")
         else:
             self._give(frame, AN_ANSWER)
 
     def _give(self, frame: str, delivers: int = NO_DELIVERY) -> None:
-        """To the socket, or behind what waits for it."""
+        """Write a frame to the socket, or queue it."""
         if self._closing is not None:
             return
         if not self._queue and self._write(frame):
@@ -386,10 +397,10 @@ class Session(ABC):
             self._owed += len(frame)
 
     def _written(self, delivers: int) -> None:
-        """A frame is on its way over the network."""
+        """Record that a frame has been written to the socket."""
         self._sent_at = asyncio.get_running_loop().time()
         if delivers > NO_DELIVERY:
-            assert self.user is not None, "nothing is delivered to nobody"
+            assert self.user is not None, "a delivery needs a user"
             self._gateway.acknowledgements.add(delivers, self.user)
 
     def _start_writer(self) -> None:
@@ -402,7 +413,7 @@ class Session(ABC):
             if self._closing is not None:
                 await self._send({"type": "websocket.close", "code": self._closing, "reason": ""})
         except (OSError, RuntimeError):
-            # The client is gone, or uvicorn closed because of what it sent (too large, not UTF-8): `run` hears of it.
+            # The client is gone, or uvicorn closed because of what it sent (too large, not UTF-8): `run` is told.
             self._closing = self._closing or NORMAL
             self._queue.clear()
         finally:

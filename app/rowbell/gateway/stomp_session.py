@@ -1,4 +1,4 @@
-"""A session that speaks STOMP: what the events of the protocol mean, and what messages look like."""
+"""A session that speaks STOMP: handles the events of the protocol and encodes messages."""
 
 from __future__ import annotations
 
@@ -38,24 +38,26 @@ if TYPE_CHECKING:
 log = get_logger("gateway.session")
 
 NOTIFICATIONS = "/user/queue/notifications"
-"""The destination of a user's own notifications; whose they are is the token's business alone."""
+"""The destination of a user's own notifications; only the token determines the user."""
 UNREAD = "/user/queue/unread"
-"""The destination that tells how many of them are unread."""
+"""The destination of the number of unread notifications."""
 PLAIN_JSON = "To speak plain JSON, connect to /ws with ?token= and no subprotocol."
-"""For who has not said CONNECT: perhaps it does not know that this is STOMP."""
+"""For clients that have not sent CONNECT and may not know that this is STOMP."""
 READ = "/app/notifications/read"
-"""Where a client says which of them its user has read."""
+"""The destination to which a client sends the notifications that its user has read."""
 TOKEN = "/app/token"
-"""Where a client sends a newer token, so that its session outlives the one before."""
+"""The destination to which a client sends a newer token, so that its session outlives the previous one."""
 
 EVENTS_A_TURN = 50
-"""Frames of one client that are obeyed before the event loop does something else: about half a millisecond."""
+"""Frames of one client that are handled before yielding to the event loop: about half a millisecond."""
 REFUSED = 5000
-"""Messages of one session, refused with NACK, that are remembered."""
+"""Messages refused with NACK that are remembered for one session."""
 
 
 class StompSession(Session):
-    RENEWAL = f"Send a new one to {TOKEN} in time, or connect with it."
+    """A session that speaks STOMP. Created by `Web` for one accepted WebSocket."""
+
+    RENEWAL = f"Send a newer one to {TOKEN} before it expires, or connect with one."
 
     def __init__(
         self,
@@ -67,16 +69,17 @@ class StompSession(Session):
         subprotocol: str | None,
         claim: Callable[[str], None],
     ) -> None:
-        """`claim` takes this connection for the user whom CONNECT names; Refused if they have too many."""
+        """`claim` assigns the connection to the user of CONNECT's token; Refused if they have too many sessions."""
         super().__init__(gateway, identity, receive, send, write)
         self._claim = claim
         self._stomp = stomp.Connection(secrets.token_urlsafe(12), subprotocol=subprotocol, limits=gateway.frame_limits)
         self._refused: set[int] = set()
-        """Tracks the notifications that the client has refused (NACK) and not acknowledged since."""
+        """Tracks the ids of notifications that the client has refused (NACK) and not acknowledged since."""
         self._greeted = False
+        """Tracks whether CONNECT has been accepted."""
 
     def beat(self, now: float) -> None:
-        """Besides, the time to CONNECT, and heart-beats in both directions."""
+        """Also check the time until CONNECT and the heart-beats in both directions."""
         if not self._greeted:
             if now - self._opened_at > (patience := self._gateway.settings.connect_timeout):
                 problem = f"no CONNECT within {patience} seconds"
@@ -89,7 +92,7 @@ class StompSession(Session):
         elif self._stomp.send_interval is not None and now - self._sent_at > self._stomp.send_interval and self.idle:
             self._give(stomp.HEART_BEAT)
 
-    # What messages look like.
+    # Encoding messages.
 
     def _message(self, feed: Feed, delivery: Delivery, delivers: int) -> str:
         event, change, replayed = delivery
@@ -116,10 +119,10 @@ class StompSession(Session):
     def refused(self) -> Collection[int]:
         return self._refused
 
-    # What the client does.
+    # Handling events.
 
     async def _begin(self) -> None:
-        """The client speaks first."""
+        """Do nothing: the client speaks first."""
 
     async def _take(self, data: str | bytes) -> None:
         frames = self._stomp.frames
@@ -129,7 +132,7 @@ class StompSession(Session):
             await self._handle(event)
             events += 1
             if events % EVENTS_A_TURN == 0:
-                await asyncio.sleep(0)  # one message may hold thousands of frames, and others have their turn
+                await asyncio.sleep(0)  # one message may hold thousands of frames: yield to other tasks
         if self._closing is None and self._stomp.frames == frames:
             self._count_frames(1, 0)  # a heart-beat, or a piece of a frame, costs as much as a small frame
 
@@ -153,7 +156,7 @@ class StompSession(Session):
                 self._refused.difference_update(delivered)
                 self._acknowledge(delivered, event.receipt)
             case stomp.Nack():
-                # What a client refuses stays unread and undelivered: there is nothing to write.
+                # A notification that the client refuses stays unread and undelivered: there is nothing to write.
                 refused = (id for id in event.tokens if isinstance(id, int) and id != NO_DELIVERY)
                 self._refused.update(islice(refused, REFUSED - len(self._refused)))
                 self.send_receipt(event.receipt)
@@ -191,27 +194,27 @@ class StompSession(Session):
         self._give(self._stomp.connected(identity.user))
 
     async def _subscribe(self, event: stomp.Subscribe) -> None:
-        assert self._identity is not None, "the protocol lets nobody subscribe before CONNECT"
+        assert self._identity is not None, "the protocol does not allow SUBSCRIBE before CONNECT"
         topic = topic_of(event.destination)
         if topic is None and event.destination not in (NOTIFICATIONS, UNREAD):
             self._fail(
                 f"there is no destination {event.destination}",
-                f"Subscribe to {NOTIFICATIONS} or {UNREAD}: they give the notifications of the user whom the token "
-                f"names, and how many of them are unread; or to {DESTINATION}NAME, a name of 1 to 249 characters, "
-                "none of them / * # : and no control characters.",
+                f"Subscribe to {NOTIFICATIONS} for the notifications of the token's user, to {UNREAD} for the number "
+                f"of unread ones, or to {DESTINATION}NAME for a topic, whose name has 1 to 249 characters without "
+                "/ * # : and control characters.",
                 event.receipt,
                 reason="destination",
             )
         elif topic is not None and not self._gateway.may_follow(self._identity, topic):
             self._fail(
                 f"the token does not allow {event.destination}",
-                "Its claim topics must have a pattern that the name matches.",
+                "The token's topics claim must contain a pattern that matches the name.",
                 event.receipt,
                 POLICY_VIOLATION,
                 reason="topic",
             )
         elif len(self._subscriptions) >= (most := self._gateway.settings.max_subscriptions):
-            message = f"a session has at most {most} subscriptions"
+            message = f"a session may have at most {most} subscriptions"
             advice = f"UNSUBSCRIBE from one first. {whose_limit('max_subscriptions')}"
             self._fail(message, advice, event.receipt, reason="subscriptions")
         else:
@@ -234,7 +237,7 @@ class StompSession(Session):
     async def _obey(self, event: stomp.Send) -> None:
         if event.destination == READ:
             self._read(event)
-            await asyncio.sleep(0)  # a message may hold a thousand, and each looks at all that was sent
+            await asyncio.sleep(0)  # one message may hold a thousand of these, and each scans all that was sent
         elif event.destination == TOKEN:
             await self._renew(event.body.decode("ascii", "replace").strip(), event.receipt)
             await asyncio.sleep(0)  # a signature takes up to a millisecond
@@ -248,19 +251,19 @@ class StompSession(Session):
             if ids is None:
                 self._check_that_all_is_known()
         except ValueError as problem:
-            self._fail(f"the message to {READ} cannot be obeyed", str(problem), event.receipt)
+            self._fail(f"the message to {READ} cannot be processed", str(problem), event.receipt)
         else:
             self._mark(ids, event.receipt)
 
     def _check_that_all_is_known(self) -> None:
-        """ValueError if one cannot say what the client has."""
+        """Raise ValueError if it is not known what the client has."""
         if not self._own_feeds():
-            raise ValueError(f"All of what? Subscribe to {NOTIFICATIONS} first: {ALL} marks what came.")
+            raise ValueError(f"Subscribe to {NOTIFICATIONS} first: {ALL} marks what was received there.")
         if len(self._refused) >= REFUSED:
-            raise ValueError(f"{REFUSED} messages were refused with NACK; name the ids of what was read.")
+            raise ValueError(f"{REFUSED} messages have been refused with NACK: give the ids of what was read instead.")
 
     def _commit(self, event: stomp.Commit) -> None:
-        """All that was in the transaction has been done; the receipt says that it is written."""
+        """Answer COMMIT: the transaction's events have been handled, and the receipt confirms that all is written."""
         if event.receipt is not None and self._may_promise(event.receipt):
             before: list[asyncio.Future[Any]] = [self._gateway.acknowledgements.written(), *self._marking]
             written = asyncio.gather(*map(asyncio.shield, before), return_exceptions=True)
@@ -269,17 +272,18 @@ class StompSession(Session):
     async def _disconnect(self, event: stomp.Disconnect) -> None:
         last = None
         if event.receipt is not None:
-            # The receipt says that everything before it stands: acknowledgements, too. If not, none is sent.
+            # The receipt confirms that everything before it is written, acknowledgements included. Otherwise none is
+            # sent.
             before: set[asyncio.Future[Any]] = {self._gateway.acknowledgements.written(), *self._marking}
             _, unwritten = await asyncio.wait(before, timeout=CLOSE_TIMEOUT)
-            await asyncio.sleep(0)  # receipts of what was waited for come first
+            await asyncio.sleep(0)  # let the receipts that waited for the same go first
             if not unwritten and self._closing is None:
                 last = self._receipt(event.receipt)
         self.close(NORMAL, last)
 
 
 def _token(headers: Mapping[str, str]) -> str | None:
-    """The token of a CONNECT frame: the header `Authorization: Bearer`, however it is capitalised."""
+    """Return the token of a CONNECT frame, from its header `Authorization: Bearer TOKEN` in any capitalisation."""
     for name, value in headers.items():
         if name.lower() == "authorization":
             return bearer(value)

@@ -1,7 +1,7 @@
-"""One subscription's way through replay and live delivery, without I/O.
+"""One subscription's path through replay and live delivery, without I/O.
 
-It is told changes, passes, pages, sweeps and drained sockets, and answers with what to send and which query to run
-next; `gateway.feed` carries the answers out. A subscription is *live* or *paging*.
+Its inputs are changes, passes, pages, sweeps and drained sockets; its answers say what to send and which query to run
+next, and `gateway.feed` carries them out. A subscription is *live* or *paging*.
 
     WAITING ──drained──► LISTING ──pass──► READING ──page of several──► WAITING (for the next page, or pass)
        ▲                                      │
@@ -9,10 +9,10 @@ next; `gateway.feed` carries the answers out. A subscription is *live* or *pagin
        └──────────── queue full, or a sweep it cannot follow ────────────────┘
 
 Live: changes from the bus go through the ledger to the socket. Paging: it reads from SQL, in passes. A pass takes, in
-one REPEATABLE READ transaction, a snapshot `first` and the ids that the floor did not see; then it reads bodies a page
-at a time as the socket drains. At its end the floor is `first`. After a pass of several pages another one follows,
-because much may have happened meanwhile; after a single page the subscription is live at the moment that page is
-enqueued. Join, resume and a slow client are this one mechanism.
+one REPEATABLE READ transaction, a snapshot `first` and the ids that the floor did not see; then it reads the rows a
+page at a time, as the socket drains. At the end of the pass the floor becomes `first`. A pass of several pages is
+followed by another one, because much may have happened meanwhile; after a single page the subscription is live as soon
+as that page is enqueued. Joining, resuming and catching up after a slow socket all use this one mechanism.
 """
 
 from __future__ import annotations
@@ -28,23 +28,25 @@ from rowbell.notification import DELETED, Change
 from rowbell.snapshot import EMPTY, Snapshot
 
 PAGE = 200
-"""Rows a query of bodies asks for: one page is what a socket holds beside its bounded queue."""
+"""Rows per query: a socket holds at most one page besides its bounded queue."""
 
 PAGE_CHARACTERS = 1 << 20
-"""After so many the rest of a page, or of what a sweep found, is read again when they are written: 200 rows may have
-8 MiB."""
+"""Characters after which the rest of a page, or of what a sweep found, is left to be read again once these are written:
+200 rows may have 8 MiB."""
 
 HELD = 64
-"""Live changes kept while the last page is read. Dropping one is safe, the sweep gives it: this saves its delay."""
+"""Live changes kept while the last page is read. The sweep would deliver them too; keeping them saves its delay."""
 
 FOLLOWED = 1000
-"""Keys of one recipient in one sweep that are looked at. Where a sweep has so many, it may have left out others."""
+"""Keys of one recipient from which on a sweep cannot be followed, because it may have left out others."""
 
 RESCUE = 200
-"""Rows that one sweep gives; when more are missing a pass is cheaper and its memory is bounded."""
+"""The most rows that one sweep delivers; if more are missing, a pass is cheaper and its memory is bounded."""
 
 
 class State(Enum):
+    """The states of a subscription; see the diagram above. All but LIVE are paging."""
+
     WAITING = "waiting for the socket to drain"
     LISTING = "a pass is being taken"
     READING = "a page is being read"
@@ -52,19 +54,19 @@ class State(Enum):
 
 
 class ReadPass(NamedTuple):
-    """Query: the ids that `floor` does not see; with the EMPTY floor, the unread ids; with None no ids at all."""
+    """Query for the ids that `floor` does not see; with the EMPTY floor, for the unread ids; with None, for no ids."""
 
     floor: Snapshot | None
 
 
 class ReadRows(NamedTuple):
-    """Query: the rows with these ids, those that still exist."""
+    """Query for the rows with these ids that still exist."""
 
     ids: Sequence[int]
 
 
 class Delivery(NamedTuple):
-    """A change to send, as the event the client is told."""
+    """A change to send, with the event that the client is sent: `created`, `updated` or `deleted`."""
 
     event: str
     change: Change
@@ -73,7 +75,7 @@ class Delivery(NamedTuple):
 
 @dataclass(slots=True)
 class Answer:
-    """What to do after something happened, in this order: send, run the query, tell that it is live."""
+    """What to do next: send, report that the subscription is live, run the query."""
 
     send: list[Delivery] = field(default_factory=list)
     query: ReadPass | ReadRows | None = None
@@ -81,7 +83,7 @@ class Answer:
 
 
 class Given(NamedTuple):
-    """What the client has been given, up to what is still on its way; see `rowbell.inbox.Given`."""
+    """What the client has been given, including what is still on its way; see `rowbell.inbox.Given`."""
 
     floor: Snapshot
     first: Snapshot
@@ -90,7 +92,7 @@ class Given(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What one sweep found: between `previous` and `snapshot`, the keys of each recipient that was listed."""
+    """What one sweep found between `previous` and `snapshot`: the keys of the recipients that were listed."""
 
     previous: Snapshot
     snapshot: Snapshot
@@ -100,36 +102,39 @@ class Sweep(NamedTuple):
 
 
 class Subscription:
+    """The state machine of one subscription. Owned by its `Feed`; no method waits or raises."""
+
     __slots__ = (
         "_deleted", "_first", "_from_now", "_full", "_held", "_ids", "_next", "_once", "_several", "ledger",
         "recipient", "state",
     )  # fmt: skip
 
     def __init__(self, recipient: str, from_now: bool = False) -> None:
-        """`from_now`: what there is when it begins is not replayed; the snapshot of that moment is its first floor."""
+        """With `from_now` nothing is replayed: the first floor is a snapshot of the moment when it begins."""
         self.recipient = recipient
         self._from_now = from_now
         self.ledger = Ledger(EMPTY)
         self.state = State.WAITING
         self._first = EMPTY
-        """Tracks the snapshot of the pass that is being read."""
+        """Tracks the snapshot of the current pass."""
         self._ids: array[int] = array("q")
         """Tracks the ids of that pass, in order; `_next` is where its next page begins."""
         self._next = 0
         self._several = False
-        """Does it take more than one page?"""
+        """Tracks whether that pass takes more than one page."""
         self._deleted: dict[int, int] = {}
         """Tracks the tombstones of that pass: id → transaction of the deletion."""
         self._full = False
-        """Is this pass the full replay, of unread rows only?"""
+        """Tracks whether that pass is the full replay, of unread rows only."""
         self._held: list[Change] = []
+        """Tracks live changes that arrived during the pass or its only page, to be sent once live."""
         self._once = False
-        """Has it been live before? (The receipt is sent the first time only.)"""
+        """Tracks whether the subscription has been live: the receipt is sent only the first time."""
 
-    # What happens to it.
+    # Events.
 
     def drained(self) -> Answer:
-        """The socket's queue is empty: a waiting subscription goes on with its next page, or takes a pass."""
+        """The socket's queue is empty: a waiting subscription reads its next page or takes a pass."""
         if self.state is not State.WAITING:
             return Answer()
         if self._next < len(self._ids):
@@ -139,7 +144,9 @@ class Subscription:
         return Answer(query=ReadPass(None if begins else self.ledger.floor))
 
     def passed(self, first: Snapshot, ids: array[int], deleted: dict[int, int]) -> Answer:
-        """The pass was taken: `ids` that the floor did not see, in order, and tombstones (id → transaction)."""
+        """The pass was taken: `ids` are those that the floor did not see, in order; `deleted` are tombstones
+        (id → transaction).
+        """
         self._first = first
         self._full = self.ledger.floor == EMPTY
         self._deleted = deleted
@@ -151,7 +158,7 @@ class Subscription:
         return self._read_page() if self._ids else self._end_of_page([])
 
     def paged(self, rows: Iterable[Change]) -> Answer:
-        """The page was read: the rows among the ids asked for that still exist, in any order."""
+        """The page was read: `rows` are those requested that still exist, in any order."""
         by_id = {row.id: row for row in rows}
         page = self._ids[self._next : self._next + PAGE]
         send: list[Delivery] = []
@@ -168,7 +175,9 @@ class Subscription:
         return self._end_of_page(send)
 
     def offered(self, change: Change, has_room: Callable[[], bool]) -> Delivery | None:
-        """The bus brought a change. `has_room` says whether the socket's queue takes one more."""
+        """The bus brought a change: return what to send, if anything. `has_room` says whether the socket's queue takes
+        another frame.
+        """
         if self.state is State.LIVE:
             return self._give(change, has_room)
         if self._may_hold() and len(self._held) < HELD:
@@ -176,11 +185,11 @@ class Subscription:
         return None
 
     def misses(self, sweep: Sweep) -> list[tuple[int, int, int]] | None:
-        """The keys of the sweep that were never sent; give their rows to `rescued`, and do so for an empty list too.
+        """Return the keys of the sweep that were never sent; pass their rows to `rescued`, even if there are none.
 
-        None: the sweep is not for this subscription. It is paging, or is sure of all the sweep saw, or cannot follow
-        it and becomes paging (WAITING): its floor does not cover the sweep's beginning, its recipient was not in the
-        sweep's list, or there is too much.
+        None means that the sweep does not concern this subscription: it is paging; or its floor covers all that the
+        sweep saw; or it cannot follow the sweep and becomes paging (WAITING), because its floor does not cover the
+        sweep's beginning, its recipient was not listed, or there is too much.
         """
         if self.state is not State.LIVE or self.ledger.floor.covers(sweep.snapshot):
             return None
@@ -192,13 +201,15 @@ class Subscription:
         return missed
 
     def rescued(self, sweep: Sweep, changes: Iterable[Change], has_room: Callable[[], bool]) -> list[Delivery]:
-        """The present rows behind what it missed, and tombstones. Then the floor rises to the sweep's snapshot."""
+        """Return what to send of `changes`, the present rows and tombstones for the missed keys. If all of it is sent,
+        the floor rises to the sweep's snapshot.
+        """
         send: list[Delivery] = []
         characters = 0
         for change in changes:
             if self.state is not State.LIVE:
                 break
-            # What is given here is queued later: the queue's own bound does not see it yet.
+            # These deliveries are queued later, so the queue's own bound does not count them yet.
             if delivery := self._give(change, has_room if characters < PAGE_CHARACTERS else _no_room):
                 send.append(delivery)
             characters += len(change.json or "")
@@ -207,17 +218,17 @@ class Subscription:
         return send
 
     def given(self) -> Given:
-        """What has been sent by now, as snapshots and versions."""
+        """Return what has been sent so far, as snapshots and versions."""
         through = self._ids[self._next - 1] if self._next else 0
         return Given(self.ledger.floor, self._first, through, dict(self.ledger.sent))
 
-    # How it is done.
+    # Private.
 
     def _follows(self, sweep: Sweep) -> bool:
         return self.recipient in sweep.listed and self.ledger.floor.covers(sweep.previous)
 
     def _give(self, change: Change, has_room: Callable[[], bool]) -> Delivery | None:
-        """Where the queue is full nothing is given: from there on it is paging."""
+        """Return what to send of a change. If the queue is full, return None and begin paging."""
         event = self.ledger.event_for(change)
         if event is not None and not has_room():
             # Not remembered: the pass that begins when the socket has drained finds it again.
@@ -232,7 +243,7 @@ class Subscription:
         if event is not None:
             send.append(Delivery(event, change, replayed=True))
             if not self._first.visible(change.tx):
-                # What `first` sees needs no memory: it lies under the floor when the pass ends.
+                # What `first` sees need not be remembered: it is under the floor when the pass ends.
                 self.ledger.remember(change)
 
     def _read_page(self) -> Answer:

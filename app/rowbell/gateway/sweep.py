@@ -1,8 +1,8 @@
-"""Every two seconds: what changed in the table since, and has every subscriber been sent it?
+"""The sweep: every two seconds, finds what has changed in the table and delivers what subscribers were not sent.
 
-Whatever was lost anywhere between the commit and this gateway is found here and delivered, and a transaction that was
-open for an hour appears when it commits. The keys that one sweep finds are offered one sweep later, so that what is
-merely on its way still arrives by itself.
+It delivers whatever was lost anywhere between the commit and this gateway; a transaction that was open for an hour
+appears when it commits. The keys that one sweep finds are offered one sweep later, so that changes that are merely on
+their way can still arrive by themselves.
 """
 
 from __future__ import annotations
@@ -26,19 +26,23 @@ from rowbell.snapshot import EMPTY, Snapshot
 log = get_logger("gateway.sweep")
 
 INTERVAL = 2.0
-"""Seconds between sweeps: what is lost arrives within two of them."""
+"""Seconds between sweeps. A lost change arrives within two sweeps."""
 INTERVAL_ALONE = 0.25
-"""Seconds between sweeps while no stream of changes stands."""
+"""Seconds between sweeps while no changes are streamed."""
 FEEDS_A_TURN = 200
-"""Feeds looked at before the event loop does something else: about a millisecond."""
+"""Feeds checked before yielding to the event loop: about a millisecond."""
 KEYS_A_QUERY = 2000
-"""Bodies that are read at once, and a few of the next feed."""
+"""Keys per query of rows, exceeded at most by those of its last feed."""
 
 Missing = list[tuple[Feed, list[tuple[int, int, int]]]]
 """Feeds, each with the keys (id, version, tx) of what it was never sent."""
 
 
 class Sweeper:
+    """The sweep of one gateway, which owns it and runs `run` as a task. While PostgreSQL is unavailable `run` retries;
+    any other DatabaseError ends it.
+    """
+
     def __init__(
         self,
         inbox: Inbox,
@@ -50,22 +54,23 @@ class Sweeper:
         self._inbox = inbox
         self._registry = registry
         self._tell = told
-        """Called with what a sweep saw, and with whose rows changed. When the epoch did, the gateway calls `forget`."""
+        """Called with what a sweep saw and the recipients whose rows changed. If the epoch changed, the gateway calls
+        `forget`."""
         self._rescued = rescued
-        """Called with each recipient whose rows the stream did not bring."""
+        """Called with each recipient that the stream failed to reach."""
         self._streaming = streaming
-        """Are changes being streamed at all? While they are not, the sweep is all there is."""
+        """Whether changes are being streamed. While they are not, only the sweep delivers."""
         self._previous: Snapshot | None = None
         self._found: Sweep | None = None
         """Tracks what the last sweep found, until it has been offered."""
         self._at_once = asyncio.Event()
         self.swept_at = time.monotonic()
-        """When the last sweep ended."""
+        """When the last sweep ended (monotonic seconds)."""
         self.snapshot = EMPTY
-        """The newest snapshot: what replicated 32-bit transaction ids are widened against."""
+        """The latest snapshot, against which 32-bit transaction ids from replication are widened."""
 
     async def run(self) -> None:
-        """Sweep until cancelled; while PostgreSQL is away, try again."""
+        """Sweep until cancelled; while PostgreSQL is unavailable, retry."""
         delays = backoff(cap=INTERVAL)
         while True:
             try:
@@ -78,11 +83,11 @@ class Sweeper:
                 await self._wait()
 
     def hurry(self) -> None:
-        """Do not wait for the next interval."""
+        """Sweep without waiting for the end of the interval."""
         self._at_once.set()
 
     def forget(self) -> None:
-        """The epoch changed: snapshots from before mean nothing to the subscriptions that come now."""
+        """Forget the previous snapshot: the epoch changed, and it means nothing to new subscriptions."""
         self._previous = self._found = None
 
     async def _wait(self) -> None:
@@ -92,7 +97,10 @@ class Sweeper:
         self._at_once.clear()
 
     async def sweep(self) -> None:
-        """Offer what the sweep before found, then look again. Interrupted anywhere, it can be run again."""
+        """Offer what the previous sweep found, then sweep. May be repeated after a failure at any point.
+
+        DatabaseError if PostgreSQL cannot be queried.
+        """
         if self._found is not None:
             await self._offer(self._found)
             self._found = None
@@ -111,11 +119,11 @@ class Sweeper:
         self.swept_at = time.monotonic()
 
     async def _offer(self, sweep: Sweep) -> None:
-        """Raise the floor of every feed that was sent all of it; read and give what the others miss."""
+        """Raise the floor of every feed that was sent everything; read and deliver what the others missed."""
         missing: Missing = []
         for number, feed in enumerate(self._registry.feeds):
             if number % FEEDS_A_TURN == 0:
-                await asyncio.sleep(0)  # with thousands of feeds the sockets must have their turn in between
+                await asyncio.sleep(0)  # with thousands of feeds, let the sockets be served in between
             was_live = feed.is_live
             missed = feed.misses(sweep)
             if missed:
@@ -123,7 +131,7 @@ class Sweeper:
             elif missed is not None:
                 feed.rescue(sweep, [])
             elif was_live and not feed.is_live:
-                self._rescued(feed.recipient)  # a pass brings what the stream did not: is presence wrong?
+                self._rescued(feed.recipient)  # a pass brings what the stream did not: presence may be wrong
         while missing:
             await self._rescue(sweep, _part(missing))
 
@@ -134,7 +142,7 @@ class Sweeper:
             changes = [
                 Change(id, feed.recipient, DELETED, 0, tx) if version == DELETED else rows[id]
                 for id, version, tx in missed
-                if version == DELETED or id in rows  # one that is gone by now has a tombstone in a later sweep
+                if version == DELETED or id in rows  # a row deleted meanwhile has a tombstone in a later sweep
             ]
             if sent := feed.rescue(sweep, changes):
                 log.info("rescued", recipient=feed.recipient, changes=sent)
@@ -142,7 +150,7 @@ class Sweeper:
 
 
 def _part(missing: Missing) -> Missing:
-    """Take out the first feeds, as many as one query of bodies may serve."""
+    """Take out the first feeds, as many as one query of rows may serve."""
     keys = taken = 0
     while taken < len(missing) and keys < KEYS_A_QUERY:
         keys += len(missing[taken][1])

@@ -1,4 +1,4 @@
-"""The gateway's own TLS, where no proxy ends it."""
+"""The gateway's own TLS, for use without a proxy that terminates it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ log = get_logger("gateway.tls")
 
 
 def context(settings: Settings) -> ssl.SSLContext | None:
-    """What the settings say; None if it is to be without. SettingsError if the files cannot be used."""
+    """Return the TLS context of the settings; None without a certificate. SettingsError if the files are not usable."""
     certificate, key = settings.ssl_certfile, settings.ssl_keyfile
     if certificate is None:
         if key is not None:
-            raise SettingsError("ROWBELL_SSL_KEYFILE is set and ROWBELL_SSL_CERTFILE is not: a key needs a certificate")
+            raise SettingsError("ROWBELL_SSL_KEYFILE is set but ROWBELL_SSL_CERTFILE is not: a key needs a certificate")
         return None
     for name, file in (("ROWBELL_SSL_CERTFILE", certificate), ("ROWBELL_SSL_KEYFILE", key)):
         _try_to_read(name, file)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: those before must not be used
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: earlier versions must not be used
     tls.set_alpn_protocols(["http/1.1"])
     try:
         tls.load_cert_chain(certificate, key, _refuse_passphrase)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise SettingsError(
-                f"ROWBELL_SSL_KEYFILE: the key in {key or certificate} is not that of the first certificate in "
-                f"{certificate}. The gateway's own certificate comes first in that file."
+                f"ROWBELL_SSL_KEYFILE: the key in {key or certificate} does not match the first certificate in "
+                f"{certificate}. The gateway's own certificate must come first in that file."
             ) from None
         files = certificate if key is None else f"{certificate} and {key}"
         raise SettingsError(
-            f"ROWBELL_SSL_CERTFILE: no certificate with its key can be read from {files}. Both are PEM, "
+            f"ROWBELL_SSL_CERTFILE: no certificate and key can be read from {files}. Both must be PEM, "
             "-----BEGIN CERTIFICATE----- and -----BEGIN PRIVATE KEY-----, in one file or in two."
         ) from None
     _warn_if_expired(certificate)
@@ -46,7 +46,7 @@ def context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def _warn_if_expired(file: str) -> None:
-    with suppress(ValueError):  # OpenSSL has taken it, and is less strict
+    with suppress(ValueError):  # OpenSSL, which is less strict, has accepted it
         certificate = x509.load_pem_x509_certificate(Path(file).read_bytes())
         if (end := certificate.not_valid_after_utc) < datetime.now(UTC):
             log.warning("certificate_expired", file=file, expired_at=end.isoformat(), effect="clients refuse it")
@@ -62,13 +62,13 @@ def _try_to_read(name: str, file: str | None) -> None:
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"{name}: {file} cannot be read: {getattr(error, 'strerror', None) or error}. "
-            "The gateway reads it at its start, as the user that it runs as."
+            "The gateway reads it at startup, as the user it runs as."
         ) from None
 
 
 def _refuse_passphrase() -> str:
-    # Without this OpenSSL asks on the terminal, and waits.
+    # Without this callback OpenSSL prompts on the terminal and waits.
     raise SettingsError(
-        "ROWBELL_SSL_KEYFILE: the key is encrypted, and there is nobody to ask for the passphrase. "
+        "ROWBELL_SSL_KEYFILE: the key is encrypted, and the gateway cannot ask for a passphrase. "
         "Decrypt it: openssl pkey -in encrypted.key -out tls.key; chmod 400 tls.key"
     )

@@ -1,7 +1,7 @@
-"""Topics: what everybody who subscribes to `/topic/NAME` is sent are the rows of the recipient `topic:NAME`.
+"""Topics: subscribers to `/topic/NAME` are sent the rows of the recipient `topic:NAME`.
 
-Who may subscribe is said by patterns of names. A name's segments stand between dots; in a pattern `*` is any part of
-one segment, and `#`, as the last one, any segments that follow, or none.
+Patterns of names say who may subscribe. A name consists of segments separated by dots. In a pattern `*` matches any
+part of one segment, and `#` as the last segment matches any number of remaining segments, including none.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ DESTINATION = "/topic/"
 RECIPIENT = "topic:"
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/*#:]{1,249}")
-"""What the CHECK of `notification.recipient_id` allows after `topic:`, in 255 characters altogether."""
+"""What the CHECK of `notification.recipient_id` allows after `topic:`, within 255 characters in total."""
 
 
 def topic_of(destination: str) -> str | None:
-    """The NAME of `/topic/NAME`; None if it is another destination, or no row can have this recipient."""
+    """Return NAME from `/topic/NAME`; None for any other destination, and for a name that no recipient can have."""
     name = destination.removeprefix(DESTINATION)
     return name if name != destination and _NAME.fullmatch(name) else None
 
 
 def recipient_of(topic: str) -> str:
+    """Return the recipient of a topic's rows."""
     return RECIPIENT + topic
 
 
 def patterns(setting: str | None) -> tuple[str, ...]:
-    """Those in ROWBELL_PUBLIC_TOPICS."""
+    """Return the patterns in ROWBELL_PUBLIC_TOPICS; none if it is not set."""
     return tuple(setting.split(",")) if setting else ()
 
 
 def allow(patterns: Iterable[str], topic: str) -> bool:
-    """Does one of the patterns stand for this topic?"""
+    """Whether one of the patterns matches this topic."""
     return any(_matches(pattern.split("."), topic.split(".")) for pattern in patterns)
 
 
@@ -44,7 +45,9 @@ def _matches(wanted: list[str], segments: list[str]) -> bool:
 
 
 def _segment_matches(wanted: str, segment: str) -> bool:
-    """The first place for each part is as good as any other: without going back, however many stars there are."""
+    """Whether the segment matches. Taking the first place of each part is enough, so there is no backtracking, however
+    many stars there are.
+    """
     first, *others = wanted.split("*")
     if not others:
         return first == segment

@@ -1,4 +1,4 @@
-"""Keeps the numbers of unread rows: always counted in SQL, so that they cannot drift."""
+"""Keeps the numbers of unread rows current. They are always counted in SQL, so they cannot drift."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from rowbell.inbox import Inbox
 INTERVAL = 0.2
 """Seconds between two counts of one user, however much changes meanwhile."""
 EXPIRY_INTERVAL = 1.0
-"""Seconds between looks for rows that have expired: nothing happens in the table when one does."""
+"""Seconds between checks for expired rows: the table does not change when a row expires."""
 
 
 class Unread:
+    """Counts unread rows for the badges of one gateway, which owns it and runs `run` as a task. DatabaseUnavailable is
+    retried; any other DatabaseError ends `run`.
+    """
+
     def __init__(self, inbox: Inbox, registry: Registry) -> None:
         self._inbox = inbox
         self._badges = registry.badges
         self._changed: set[str] = set()
-        """Tracks whose rows changed since they were counted."""
+        """Tracks the recipients whose rows have changed since they were counted."""
         self._wanted = asyncio.Event()
         self._looked_at: datetime | None = None
-        """Tracks up to when (PostgreSQL's clock) expired rows have been looked for."""
+        """Tracks the time (PostgreSQL's clock) up to which expired rows have been looked for."""
 
     def recount(self, recipients: Iterable[str]) -> None:
-        """Something of theirs changed, or they subscribed."""
+        """Request a count for each of these recipients that has a badge: their rows changed, or they subscribed."""
         before = len(self._changed)
         self._changed.update(recipient for recipient in recipients if recipient in self._badges)
         if len(self._changed) > before:

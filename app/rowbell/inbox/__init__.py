@@ -1,4 +1,4 @@
-"""The SQL: what the tables are, how they are made, and what gateways ask of them."""
+"""The SQL side: the tables, their migration, and the queries of gateways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inbox's pool of connections, and what PostgreSQL's errors mean."""
+"""The inbox's connection pool, and the translation of PostgreSQL's errors."""
 
 from __future__ import annotations
 
@@ -16,37 +16,42 @@ from rowbell.postgres import ENCODING, BoundedConnection, defaults, encoding_com
 SESSION = (
     # A generic plan does not know how few rows a snapshot has not seen: 220 ms a sweep instead of 1.
     "SET plan_cache_mode = force_custom_plan; "
-    # The tables are those in public, whatever else the login's search_path names.
+    # The tables are in public, whatever the login's search_path is.
     "SET search_path = public"
 )
-"""Sent once per connection. Not as libpq `options`, which poolers such as PgBouncer refuse."""
+"""Executed once per connection. Not passed as libpq `options`, which poolers such as PgBouncer refuse."""
 
 POOL_TIMEOUT = 10.0
-"""Seconds to wait for a connection of the pool before PostgreSQL counts as unavailable."""
+"""Seconds to wait for a free connection of the pool before PostgreSQL counts as unavailable."""
 
-PASSING = (
+TRANSIENT_ERRORS = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
-    # The rest are not OperationalError in psycopg's tree. A primary that was demoted while we are connected:
+    # psycopg does not derive the following from OperationalError. A primary that was demoted while we were connected:
     psycopg.errors.ReadOnlySqlTransaction,
-    # A session that the server ended by its own limits: the next one is another.
+    # A session that the server ended because of its own limits; a new session works.
     psycopg.errors.IdleInTransactionSessionTimeout,
     psycopg.errors.TransactionTimeout,
-    # A statement that met concurrent DDL; or damaged data, perhaps of one row, which must not end what serves all.
+    # A statement that met concurrent DDL; or corrupted data, perhaps of a single row, which must not stop the service
+    # for everybody.
     psycopg.errors.InternalError_,
     psycopg.errors.DataCorrupted,
     psycopg.errors.IndexCorrupted,
 )
-"""After these it is enough to try again."""
+"""Errors after which it is enough to try again."""
 
 
 def async_engine(database_url: str, pool_size: int, application_name: str) -> AsyncEngine:
-    """A pool of at most `pool_size` connections; each is tried before it is used, so a restarted server heals."""
+    """Return a pool of at most `pool_size` connections, each checked before use, so a restart of the server is
+    harmless.
+
+    Raises SettingsError if libpq cannot parse the URL; connecting raises DatabaseError for an unsuitable encoding.
+    """
     parameters = defaults(database_url, application_name)
 
     async def connect(**_: object) -> psycopg.AsyncConnection[Any]:
-        # Prepared on the server, a statement would fail for ever in its session when a column's type changes; parsing
-        # it each time costs less than the measurement's noise (0.1 of 2.3 ms a tick).
+        # A server-side prepared statement would fail for ever in its session once a column's type changes; parsing it
+        # each time costs less than the measurement noise (0.1 of 2.3 ms a tick).
         connection = await BoundedConnection.connect(database_url, **parameters, prepare_threshold=None)
         try:
             if complaint := encoding_complaint(connection.info.parameter_status("server_encoding") or ENCODING):
@@ -70,8 +75,8 @@ def async_engine(database_url: str, pool_size: int, application_name: str) -> As
 
 
 @asynccontextmanager
-async def patiently(connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
-    """Each answer on this connection may take so long meanwhile."""
+async def answer_timeout(connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+    """Within the context, allow the server `seconds` for each answer on this connection."""
     raw = (await connection.get_raw_connection()).driver_connection
     assert isinstance(raw, BoundedConnection)
     raw.answer_seconds = seconds
@@ -81,15 +86,15 @@ async def patiently(connection: AsyncConnection, seconds: float) -> AsyncIterato
         del raw.answer_seconds
 
 
-GATEWAYS_RIGHTS = "Give it the role of gateways: GRANT rowbell_gateway TO <login>;"
+GATEWAYS_RIGHTS = "Grant it the role for gateways: GRANT rowbell_gateway TO <login>;"
 
 
 @contextmanager
-def translated(rights: str = GATEWAYS_RIGHTS) -> Iterator[None]:
-    """DatabaseUnavailable for what goes away by itself, DatabaseError for what an administrator mends; `rights` says
-    what to do for a login that lacks some.
+def translate_errors(rights: str = GATEWAYS_RIGHTS) -> Iterator[None]:
+    """Translate PostgreSQL's errors to DatabaseUnavailable if they are transient, or DatabaseError if an administrator
+    must act.
 
-    Everything else is a mistake in a program, and comes out as it is.
+    `rights` is the advice for a login that lacks rights. All other errors are bugs, and propagate unchanged.
     """
     try:
         yield
@@ -107,7 +112,7 @@ def translated(rights: str = GATEWAYS_RIGHTS) -> Iterator[None]:
 
 def _ours(error: BaseException | None, rights: str) -> DatabaseError | None:
     text = str(error).strip()
-    if isinstance(error, PASSING):
+    if isinstance(error, TRANSIENT_ERRORS):
         return DatabaseUnavailable(f"PostgreSQL cannot be used at present: {text}")
     match error:
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn():

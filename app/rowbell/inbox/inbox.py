@@ -1,4 +1,4 @@
-"""What a gateway asks of SQL: what changed, what is unread, what rows say, and who was handed them."""
+"""The gateway's queries: what changed, what is unread, the content of rows, and records of deliveries."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rowbell.inbox import statements
-from rowbell.inbox.connection import async_engine, patiently, translated
+from rowbell.inbox.connection import answer_timeout, async_engine, translate_errors
 from rowbell.inbox.epoch import Epoch, renew
 from rowbell.notification import Change, Notification, change_of
 from rowbell.snapshot import EMPTY, Snapshot
 
 UNFILTERED = 5000
-"""Keys that a tick reads whoever they are for; beyond it asks for its recipients only."""
+"""Maximum number of keys that a tick reads for all recipients; beyond that it asks for its own recipients only."""
 OF_ONE = 1000
-"""Keys of one recipient that a tick reads then. Who has that many is not followed key by key, but reads pages."""
+"""Maximum number of keys per recipient that a tick then reads. A recipient with more is not followed by key, but
+pages."""
 
 NEW_EPOCH_SECONDS = 600.0
-"""How long one answer may take while a new epoch is made: every row that a restore brought may have to be written, and
-the gateways wait for each other."""
+"""How long one answer may take while a new epoch is created: every row that a restore brought may have to be updated,
+and the gateways wait for each other."""
 MOST_UNREAD = 1000
-"""The highest count of unread rows that is told; beyond it a count says that there are more."""
+"""The highest count of unread rows that is reported; a higher number is reported as "more"."""
 MARKED_AT_ONCE = 5000
-"""Rows that one transaction marks as read: about 0.2 s, in which it holds their locks."""
+"""Rows that one transaction marks as read: it takes about 0.2 s, during which they are locked."""
 
 COLUMNS = Notification.__struct_fields__
-"""In the order of `statements.ROWS`."""
+"""Columns, in the order of `statements.ROWS`."""
 
 
 class Key(NamedTuple):
-    """Which row changed, without what it says."""
+    """Identifies a changed row and its version, without its content."""
 
     id: int
     recipient_id: str
@@ -47,7 +48,7 @@ class Key(NamedTuple):
 
 
 class Revocation(NamedTuple):
-    """Tokens of this user that were issued before this time, in seconds since the epoch, are refused."""
+    """Revokes tokens of this user issued before this time, in seconds since the epoch."""
 
     user: str
     before: float
@@ -55,36 +56,38 @@ class Revocation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One look at what changed since the one before."""
+    """The result of one tick: what changed since the previous one."""
 
     snapshot: Snapshot
     epoch: Epoch | None
-    """None: it ended (crash, failover, restore), a new one must be made, and `keys` is empty."""
+    """None if the epoch has ended (crash, failover, restore); a new one must be created, and `keys` is empty."""
     recipients: frozenset[str]
-    """Those who were registered when the snapshot had been taken: only for them is `keys` complete."""
+    """The recipients registered once the snapshot was taken: `keys` is complete for them alone."""
     keys: list[Key]
-    """In no order. May hold keys of other recipients. Where there are OF_ONE of a recipient, there may be more."""
+    """Unordered. May contain keys of other recipients. A recipient with OF_ONE keys may have more."""
     revocations: list[Revocation]
-    """All of them, where there is no previous snapshot."""
+    """All revocations if there is no previous snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one recipient's floor did not see. Requests for the same share one: it is not to be changed."""
+    """What one recipient's floor snapshot did not see. Shared between identical requests, so it must not be
+    modified.
+    """
 
     ids: array[int] = field(default_factory=lambda: array("q"))
-    """Of rows, ascending."""
+    """Ids of rows, ascending."""
     deleted: dict[int, int] = field(default_factory=dict)
-    """Of tombstones: id → deleted_tx. Their ids are not in `ids`."""
+    """Tombstones: id → deleted_tx. Their ids are not in `ids`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """What several subscriptions have to be shown, all seen at one moment."""
+    """What several subscriptions must be shown, all from one snapshot."""
 
     first: Snapshot
     epoch: Epoch | None
-    """As in Tick; `found` is then empty for each request."""
+    """As in Tick; if None, `found` is empty for each request."""
     found: list[Found]
     """In the order of the requests."""
 
@@ -94,54 +97,57 @@ class Given:
     """Which rows of its recipient a subscription's client has been given, each in its latest state."""
 
     epoch: UUID
-    """In which the snapshots hold; in another one nothing was given."""
+    """The epoch in which the snapshots are valid; in any other, nothing was given."""
     floor: Snapshot
-    """All that is visible here."""
+    """Everything visible in this snapshot was given."""
     first: Snapshot
-    """Of what is visible here the rows with an id up to `through`: a replay has come so far."""
+    """Of the rows visible in this snapshot, those with an id up to `through` were given: the progress of a replay."""
     through: int
     sent: Mapping[int, tuple[int, int]]
-    """Beyond these snapshots: id → (version, transaction)."""
+    """Given beyond these snapshots: id → (version, transaction)."""
     withheld: Collection[int]
-    """Ids that are excepted: they are on their way to the client, or it refused them."""
+    """Ids that are excluded: on their way to the client, or refused by it."""
 
 
 class Inbox:
-    """The gateway's SQL, over a pool of connections.
+    """The gateway's SQL, over a connection pool.
 
-    Every method raises DatabaseUnavailable when PostgreSQL cannot be asked at present (it is enough to call again
-    later), and DatabaseError when tables or rights are missing.
+    Every method raises DatabaseUnavailable if PostgreSQL cannot be used at present (call again later), and
+    DatabaseError if tables or rights are missing.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
-        """For what is one statement: it saves the round trips of BEGIN and COMMIT."""
+        """For single statements: saves the round trips of BEGIN and COMMIT."""
         self._swept: UUID | None = None
-        """Tracks the epoch of the last tick's snapshot, which is the `previous` of the next one."""
+        """Tracks the epoch of the last tick's snapshot, which is the `previous` of the next tick."""
         self._refused: UUID | None = None
-        """Tracks the epoch under which time went backwards: its row is there, and yet it has ended."""
+        """Tracks the epoch in which time went backwards: it has ended, although its row still exists."""
 
     @classmethod
     def connect(cls, database_url: str, *, pool_size: int = 5, application_name: str = "rowbell-gateway") -> Inbox:
-        """An inbox over its own pool. Connects when first used; SettingsError if libpq cannot read the URL."""
+        """Return an inbox with its own pool, which connects when first used. Raises SettingsError if libpq cannot parse
+        the URL.
+        """
         return cls(async_engine(database_url, pool_size, application_name))
 
     async def close(self) -> None:
+        """Close the pool."""
         await self._engine.dispose()
 
     async def ping(self) -> None:
-        """Returns if SQL is answered."""
+        """Return if SQL is answered; raise otherwise."""
         async with _transaction(self._single) as connection:
             await connection.execute(statements.PING)
 
-    # Reading, each from one snapshot.
+    # Reading; each method reads from one snapshot.
 
     async def tick(self, previous: Snapshot | None, recipients: Callable[[], Collection[str]]) -> Tick:
-        """What the snapshot `previous`, the last tick's, did not see; nothing if it is None.
+        """Return what `previous`, the last tick's snapshot, did not see; no keys if it is None.
 
-        `recipients` is called when the snapshot has been taken: who registers later pages from a newer one.
+        `recipients` is called once the snapshot has been taken: whoever registers later pages from a newer one.
         """
         async with _transaction(self._reading) as connection:
             snapshot, epoch = await self._now(connection, previous.xmax if previous else 0)
@@ -153,9 +159,9 @@ class Inbox:
             return Tick(snapshot, epoch, registered, keys, revocations)
 
     async def take_pass(self, requests: Sequence[tuple[str, Snapshot]]) -> Passes:
-        """For each (recipient, floor): which rows and tombstones the floor did not see.
+        """For each (recipient, floor), return the rows and tombstones that the floor did not see.
 
-        For EMPTY these are the unread rows, without tombstones. Requests with the same floor share one query.
+        For the floor EMPTY these are the unread rows, without tombstones. Requests with the same floor share one query.
         """
         async with _transaction(self._reading) as connection:
             newest = max((floor.xmax for _, floor in requests), default=0)
@@ -168,20 +174,20 @@ class Inbox:
             return Passes(first, epoch, [by_floor[floor][recipient] for recipient, floor in requests])
 
     async def rows(self, ids: Collection[int]) -> list[Change]:
-        """What these rows say, in the order of their ids. One that does not exist (any more) is left out."""
+        """Return the content of these rows, ordered by id. Rows that do not exist (any more) are omitted."""
         async with _transaction(self._single) as connection:
             rows = (await connection.execute(statements.ROWS, {"ids": list(ids)})).all()
         return [change_of(Notification(**dict(zip(COLUMNS, row, strict=True)))) for row in rows]
 
     async def count_unread(self, recipients: Collection[str]) -> dict[str, int]:
-        """How many rows the unread query has for each; MOST_UNREAD + 1 stands for any number beyond."""
+        """Return the number of unread rows by recipient; MOST_UNREAD + 1 stands for any higher number."""
         async with _transaction(self._single) as connection:
             parameters = {"recipients": list(recipients), "most": MOST_UNREAD + 1}
             rows = (await connection.execute(statements.COUNT_UNREAD, parameters)).all()
         return {recipient: int(count) for recipient, count in rows}
 
     async def expired(self, since: datetime | None, recipients: Collection[str]) -> tuple[datetime, set[str]]:
-        """(now, those of `recipients` of whom an unread row expired after `since`). Without `since` nobody."""
+        """Return (now, the `recipients` with an unread row that expired after `since`); none if `since` is None."""
         async with _transaction(self._single) as connection:
             parameters = {"since": since, "recipients": list(recipients)}
             row = (await connection.execute(statements.EXPIRED, parameters)).one()
@@ -190,10 +196,10 @@ class Inbox:
     # Writing.
 
     async def mark_ids(self, recipient: str, ids: Collection[int], seen: Collection[int], epoch: UUID) -> bool:
-        """Mark as read those of these rows that are the recipient's, shown to clients and unread.
+        """Mark those of these rows as read that are the recipient's, visible to clients, and unread.
 
-        `seen` are the transactions, of the epoch, in which the client saw them. False: some cannot be marked at
-        present, because somebody has locked them or SQL does not see what the client saw. Call it again.
+        `seen` contains the transactions, of `epoch`, in which the client saw them. Return False if some cannot be
+        marked at present, because they are locked or because SQL does not see yet what the client saw; call again then.
         """
         async with _transaction(self._engine) as connection:
             if await connection.scalar(statements.UNSEEN_OF, {"seen": list(seen), "epoch": epoch}):
@@ -202,9 +208,9 @@ class Inbox:
             return bool(await connection.scalar(statements.MARK_IDS, parameters))
 
     async def mark_given(self, recipient: str, given: Given) -> bool:
-        """Mark as read what the recipient's client has been given, and nothing that it has not. False as above.
+        """Mark as read what the recipient's client has been given, and nothing else. Return False as `mark_ids` does.
 
-        In transactions of MARKED_AT_ONCE rows: interrupted anywhere, it can be called again.
+        Runs in transactions of MARKED_AT_ONCE rows; if it is interrupted anywhere, it can be called again.
         """
         parameters = {
             "recipient": recipient,
@@ -231,7 +237,7 @@ class Inbox:
         return all_of_them
 
     async def record_deliveries(self, deliveries: Collection[tuple[int, str]]) -> None:
-        """Remember that these (notification id, user) were handed over; again is the same as once."""
+        """Record that these (notification id, user) were delivered; idempotent."""
         if not deliveries:
             return
         ids, users = zip(*deliveries, strict=True)
@@ -239,18 +245,20 @@ class Inbox:
             await connection.execute(statements.RECORD_DELIVERIES, {"ids": list(ids), "users": list(users)})
 
     async def new_epoch(self) -> UUID:
-        """Begin the epoch that `tick` or `take_pass` found missing; of several gateways one does. Returns its id."""
-        async with _transaction(self._engine) as connection, patiently(connection, NEW_EPOCH_SECONDS):
+        """Create the epoch that `tick` or `take_pass` found missing. Of several gateways, one does so. Return its
+        id.
+        """
+        async with _transaction(self._engine) as connection, answer_timeout(connection, NEW_EPOCH_SECONDS):
             return await connection.run_sync(renew, self._refused)
 
     async def _now(self, connection: AsyncConnection, newest: int) -> tuple[Snapshot, Epoch | None]:
-        """The snapshot, and the epoch if it holds; `newest` is the highest xmax that was seen before."""
+        """Return the snapshot, and the epoch if it is valid; `newest` is the highest xmax seen before."""
         now = (await connection.execute(statements.NOW)).one()
         snapshot = Snapshot.parse(now.snapshot)
         if now.epoch is None:
             return snapshot, None
         if newest > snapshot.xmax and now.epoch == self._swept:
-            # A row of another epoch than the last tick's was made after time went backwards, by another gateway.
+            # An epoch other than that of the last tick was created after time went backwards, by another gateway.
             self._refused = now.epoch
             return snapshot, None
         return snapshot, Epoch(now.epoch, now.purged_tx)
@@ -258,7 +266,7 @@ class Inbox:
 
 @asynccontextmanager
 async def _transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    with translated():
+    with translate_errors():
         async with engine.begin() as connection:
             yield connection
 
@@ -299,12 +307,12 @@ def _group(requests: Iterable[tuple[str, Snapshot]]) -> dict[Snapshot, set[str]]
 
 
 def _unpack(ids: bytes, into: array[int]) -> None:
-    """Append ids that came as 8 bytes each, big-endian."""
+    """Append ids that are encoded as 8 bytes each, big-endian."""
     into.frombytes(ids)
     if sys.byteorder == "little":
         into.byteswap()
 
 
 def _unseen(snapshot: Snapshot) -> dict[str, object]:
-    """The parameters of `statements.UNSEEN`."""
+    """Return the parameters of `statements.UNSEEN`."""
     return {"xmax": snapshot.xmax, "xip": list(snapshot.xip)}

@@ -1,4 +1,4 @@
-"""Taking back the tokens of a user."""
+"""Revokes the tokens of a user."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rowbell.inbox.tables import notification_revocation
 
 
 def revoke(connection: Connection, user: str, before: datetime | None) -> datetime:
-    """Refuse the user's tokens that were issued before this time, or now; returns the time that holds, which may be a
-    later one that was said earlier.
+    """Revoke the user's tokens issued before this time, by default now.
 
-    In the connection's transaction: gateways see it within seconds of its commit.
+    Return the time that applies, which is later than `before` if an earlier revocation says so. Runs in the
+    connection's transaction; gateways notice within seconds of its commit.
     """
     row = {"user_id": user} | ({} if before is None else {"before": before})
     connection.execute(insert(notification_revocation).values(row))

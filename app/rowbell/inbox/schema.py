@@ -1,4 +1,4 @@
-"""Brings a database to the schema of this version: are server and rights fit for it? Then it migrates."""
+"""Migrates a database to the schema of this version, after checking that the server and the login's rights allow it."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from sqlalchemy import Connection, NullPool, create_engine, exc, text
 import rowbell
 from rowbell.errors import DatabaseError, DatabaseUnavailable
 from rowbell.inbox import epoch
-from rowbell.inbox.connection import SESSION, translated
+from rowbell.inbox.connection import SESSION, translate_errors
 from rowbell.inbox.tables import VERSION_TABLE
-from rowbell.postgres import defaults, encoding_complaint, shown, wal_level_complaint
+from rowbell.postgres import connect_sync, defaults, encoding_complaint, shown, wal_level_complaint
 
 LOCK = 0x726F7762656C6C01
-"""The advisory lock of who migrates: "rowbell" in ASCII, and 1."""
+"""The advisory lock for migrating: "rowbell" in ASCII, followed by 1."""
 
 OLDEST = 150000
 """PostgreSQL 15, as server_version_num."""
 
 ROLES = ("rowbell_app", "rowbell_gateway", "rowbell_connector")
 
-OWNERS_RIGHTS = "Rowbell's tables are migrated by their owner: name that login in ROWBELL_DATABASE_URL."
+OWNERS_RIGHTS = "Only the owner of Rowbell's tables can migrate them: use that login in ROWBELL_DATABASE_URL."
 
 TAKEN = (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateFunction)
-"""A relation, a publication, a function."""
+"""Raised when a relation, a publication or a function exists already."""
 
 WAIT_FOR_THE_OTHERS = text("SELECT pg_advisory_xact_lock(:lock)")
-"""Held to the end of the transaction: of two that migrate at once, the second finds the work done."""
+"""Held until the end of the transaction: of two concurrent migrations, the second finds the work done."""
 
 LOOK_AT_SERVER = text("""
     SELECT current_setting('server_version') AS version,
@@ -62,7 +62,7 @@ LOOK_AT_RIGHTS = text("""
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What matters of a PostgreSQL server, and of the database, before its tables are looked at."""
+    """The properties of a PostgreSQL server and a database that are checked before the tables are."""
 
     version: str
     number: int
@@ -73,15 +73,15 @@ class Server:
     """Of the database, as server_encoding."""
 
     def complaint(self) -> str | None:
-        """Why Rowbell cannot use them, and what to do about it."""
+        """Return why Rowbell cannot use them, with advice, or None if it can."""
         if self.number < OLDEST:
             return (
-                f"PostgreSQL {self.version} is too old: Rowbell needs 15 or later, for publications with a list of "
-                "columns. Upgrade the server."
+                f"PostgreSQL {self.version} is too old: Rowbell needs 15 or later, for publications with column "
+                "lists. Upgrade the server."
             )
         if self.standby:
             return (
-                "this server is a standby, and Rowbell works on the primary. Name the primary in "
+                "this server is a standby, and Rowbell needs the primary. Name the primary in "
                 "ROWBELL_DATABASE_URL, or all servers: postgresql://user@host1,host2/app"
             )
         return wal_level_complaint(self.wal_level) or encoding_complaint(self.encoding)
@@ -89,7 +89,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What the login may do, as far as migrating needs it; names are quoted for SQL."""
+    """The login's rights that migrating needs. Names are quoted for SQL."""
 
     login: str
     database: str
@@ -99,23 +99,25 @@ class Rights:
     missing_roles: list[str]
 
     def complaint(self) -> str | None:
-        """Each right that is missing, with the SQL that gives it."""
+        """Return the missing rights, each with the SQL that grants it, or None if none is missing."""
         lacks: list[str] = []
         if not self.may_create:
-            lacks.append(f"CREATE on the schema public, to make tables: GRANT CREATE ON SCHEMA public TO {self.login};")
+            lacks.append(
+                f"CREATE on the schema public, to create tables: GRANT CREATE ON SCHEMA public TO {self.login};"
+            )
         if not self.may_publish:
             lacks.append(
-                "CREATE on the database, to make a publication: "
+                "CREATE on the database, to create a publication: "
                 f"GRANT CREATE ON DATABASE {self.database} TO {self.login};"
             )
         if self.missing_roles and not self.may_create_roles:
             make = " ".join(f"CREATE ROLE {role};" for role in self.missing_roles)
             lacks.append(
-                f"CREATEROLE, to make roles: ALTER ROLE {self.login} CREATEROLE; or make them yourself: {make}"
+                f"CREATEROLE, to create roles: ALTER ROLE {self.login} CREATEROLE; or create them yourself: {make}"
             )
         if not lacks:
             return None
-        return "\n".join([f"the login {self.login} lacks rights; a superuser can give them:", *lacks])
+        return "\n".join([f"the login {self.login} lacks rights; a superuser can grant them:", *lacks])
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +125,17 @@ class Outcome:
     """What `migrate` did."""
 
     before: str | None
-    """The version it found; None for a database without Rowbell's tables."""
+    """The version it found, or None for a database without Rowbell's tables."""
     after: str
     epoch: UUID | None
-    """The epoch that was made, if one was asked for."""
+    """The epoch that was created, if one was requested."""
 
 
 def migrate(database_url: str, new_epoch: bool = False) -> Outcome:
-    """Bring the database to the newest schema, in one transaction; safe when several processes do it at once.
+    """Migrate the database to the newest schema, in one transaction; safe to run concurrently.
 
-    DatabaseError says what stands in the way and how to change it, DatabaseUnavailable that nothing answers.
+    With `new_epoch`, create a new epoch as well. Raises DatabaseError, with advice, if something prevents it;
+    DatabaseUnavailable if the server cannot be reached; SettingsError if libpq cannot use the URL.
     """
     with connected(database_url) as connection:
         if complaint := Server(**connection.execute(LOOK_AT_SERVER).one()._mapping).complaint():
@@ -152,14 +155,14 @@ def _upgrade(connection: Connection) -> None:
         alembic.command.upgrade(alembic_config(connection), "head")
     except CommandError as error:
         raise DatabaseError(
-            f"the schema has a version that this Rowbell does not know ({error}): a newer one migrated it. "
+            f"the schema has a version that this Rowbell does not know ({error}): a newer Rowbell migrated it. "
             "Upgrade this Rowbell."
         ) from error
     except exc.ProgrammingError as error:
         if not isinstance(error.orig, TAKEN):
             raise
         raise DatabaseError(
-            f"{error.orig}: something of this name that is not Rowbell's is in the database. Rename it, or give "
+            f"{error.orig}: the database contains an object of this name that is not Rowbell's. Rename it, or give "
             "Rowbell another database. Nothing was changed."
         ) from error
 
@@ -168,53 +171,55 @@ def _upgrade(connection: Connection) -> None:
 def connected(
     database_url: str, application_name: str = "rowbell-migrate", rights: str = OWNERS_RIGHTS
 ) -> Iterator[Connection]:
-    """A connection in a transaction, committed at the end. Errors as in `migrate`; `rights` as in `translated`."""
+    """Connect, and run the block in a transaction that is committed at its end.
+
+    Raises errors like `migrate`; `rights` is the advice that `translate_errors` gives.
+    """
     raw = _connect(database_url, application_name)
     engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=NullPool, use_native_hstore=False)
-    with translated(rights), engine.begin() as connection:
+    with translate_errors(rights), engine.begin() as connection:
         connection.exec_driver_sql(SESSION)
         yield connection
 
 
 def _connect(database_url: str, application_name: str) -> psycopg.Connection[Any]:
-    parameters = defaults(database_url, application_name)
     try:
-        return psycopg.connect(database_url, **parameters)
-    except psycopg.OperationalError as error:
-        if _answers_reads(database_url, parameters):
+        return connect_sync(database_url, application_name)
+    except DatabaseUnavailable as error:
+        if _answers_reads(database_url, application_name):
             raise DatabaseError(
-                f"{shown(database_url)}: every server there is a standby or read-only, and Rowbell works on the "
-                f"primary. Name the primary in ROWBELL_DATABASE_URL. ({error})"
+                f"{shown(database_url)}: every server there is a standby or read-only, and Rowbell needs the "
+                f"primary. Name the primary in ROWBELL_DATABASE_URL. ({error.__cause__})"
             ) from error
-        raise DatabaseUnavailable(
-            f"cannot connect to {shown(database_url)}: {error}\n"
-            'Check ROWBELL_DATABASE_URL, and that this works: psql "$ROWBELL_DATABASE_URL"'
-        ) from error
+        raise
 
 
-def _answers_reads(database_url: str, parameters: dict[str, Any]) -> bool:
-    """Does a server answer, if only it need not be writable?"""
+def _answers_reads(database_url: str, application_name: str) -> bool:
+    """Whether a server answers if it need not be writable."""
+    parameters = defaults(database_url, application_name) | {"target_session_attrs": "any"}
     try:
-        psycopg.connect(database_url, **parameters | {"target_session_attrs": "any"}).close()
+        psycopg.connect(database_url, **parameters).close()
     except psycopg.OperationalError:
         return False
     return True
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Alembic's configuration for commands on this connection, inside its transaction; there is no alembic.ini."""
+    """Return Alembic's configuration for commands on this connection, inside its transaction; there is no
+    alembic.ini.
+    """
     config = _config()
     config.attributes["connection"] = connection
     return config
 
 
 def version(connection: Connection) -> str | None:
-    """The version of the schema; None when there is none."""
+    """Return the version of the schema, or None if there is none."""
     return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
 def head() -> str:
-    """The version that this Rowbell needs."""
+    """Return the version that this Rowbell needs."""
     newest = ScriptDirectory.from_config(_config()).get_current_head()
     assert newest is not None, "there are no migrations"
     return newest
@@ -228,7 +233,7 @@ def _config() -> Config:
 
 
 def _scripts() -> Path:
-    """Where the migrations are: inside an installed package, or beside `app/` in a checkout."""
+    """Return the directory of the migrations: inside an installed package, or beside `app/` in a checkout."""
     package = Path(rowbell.__file__).parent
     shipped = package / "_shipped" / "migrations"
     return shipped if shipped.is_dir() else package.parents[1] / "migrations"

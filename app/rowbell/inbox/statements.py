@@ -1,7 +1,7 @@
-"""The SQL of the gateway, each statement with a name and its reason. Written against `rowbell.inbox.tables`.
+"""The gateway's SQL statements, each with its rationale. Written against `rowbell.inbox.tables`.
 
-All of it relies on `plan_cache_mode = force_custom_plan`: a generic plan does not know how few rows a snapshot has
-not seen.
+All of them rely on `plan_cache_mode = force_custom_plan`: a generic plan does not know how few rows a snapshot has not
+seen.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ PARAMETERS = (
 
 
 def _statement(sql: str) -> TextClause:
-    """The statement, with the types of those parameters that it has."""
+    """Return the statement, with the types of the parameters that it uses."""
     named = set(re.findall(r"(?<!:):(\w+)", sql))
     return text(sql).bindparams(*(parameter for parameter in PARAMETERS if parameter.key in named))
 
 
 UNSEEN = "({tx} >= :xmax OR {tx} = ANY(:xip))"
-"""What a snapshot has not seen. Not a range from its xmin: with one old writer that scans all newer rows."""
+"""Matches what a snapshot has not seen. Not a range from its xmin: with one old writer that would scan all newer
+rows."""
 
 NOW = _statement(f"""
     SELECT pg_current_snapshot()::text AS snapshot, epoch, purged_tx
     FROM (VALUES (1)) AS always LEFT JOIN rowbell_epoch ON {HOLDS}
 """)
-"""The first statement of a REPEATABLE READ transaction: its snapshot is the one that all the others read by."""
+"""The first statement of a REPEATABLE READ transaction: all later ones read from its snapshot."""
 
 KEYS = _statement(f"""
     (SELECT id, recipient_id, version, changed_tx AS tx FROM notification WHERE {UNSEEN.format(tx="changed_tx")}
@@ -59,7 +60,7 @@ KEYS = _statement(f"""
      LIMIT :most)
     LIMIT :most
 """)
-"""What changed, whoever it is for: matching recipients in memory is cheaper (1 ms for 10,000) than in SQL (16 ms)."""
+"""What changed, for all recipients: matching recipients in memory is cheaper (1 ms for 10,000) than in SQL (16 ms)."""
 
 KEYS_OF = _statement(f"""
     SELECT id, recipient_id, version, tx FROM (
@@ -72,29 +73,30 @@ KEYS_OF = _statement(f"""
         ) AS unseen
     ) AS counted WHERE count <= :most
 """)
-"""The same for these recipients only, and so many of each, when much changed: an UPDATE of a million rows of one user
-would come as a million keys, 1.6 s without an end in memory."""
+"""The same for these recipients only, with a limit for each, when much has changed: an UPDATE of a million rows of one
+user would yield a million keys, which take 1.6 s and unbounded memory."""
 
 REVOKED = _statement(f"""
     SELECT user_id, extract(epoch FROM max(before))::float8 AS before FROM notification_revocation
     WHERE {UNSEEN.format(tx="revoked_tx")} GROUP BY user_id
 """)
-"""Whose tokens were taken back."""
+"""Users whose tokens were revoked."""
 
 _IDS = "string_agg(int8send(id), ''::bytea ORDER BY id)"
-"""Ids as 8 bytes each, big-endian: a million rows of one recipient come as one value, without a Python object each."""
+"""Ids as 8 bytes each, big-endian: a million rows of one recipient arrive as one value, without a Python object for
+each."""
 
 UNREAD_IDS = _statement(f"""
     SELECT recipient_id, {_IDS} AS ids FROM unread_notification
     WHERE recipient_id = ANY(:recipients) GROUP BY recipient_id
 """)
-"""What a full replay shows, oldest first. Ids only: asked for bodies the planner walks the primary key."""
+"""What a full replay shows, oldest first. Ids only: for bodies the planner would scan the primary key."""
 
 CHANGED_IDS = _statement(f"""
     SELECT recipient_id, {_IDS} AS ids FROM notification
     WHERE recipient_id = ANY(:recipients) AND {UNSEEN.format(tx="changed_tx")} GROUP BY recipient_id
 """)
-"""Rows made, changed or read since a floor; read and hidden ones too, for the client must hear of that."""
+"""Rows inserted, changed or read since a floor; including read and hidden ones, since the client must learn of them."""
 
 DELETIONS = _statement(f"""
     SELECT recipient_id, id, deleted_tx FROM notification_deleted
@@ -104,7 +106,9 @@ DELETIONS = _statement(f"""
 
 
 def _milliseconds(name: str) -> str:
-    """Epoch milliseconds, rounded down: `extract` is exact to the microsecond (numeric), as Debezium's strings are."""
+    """Return SQL for epoch milliseconds, rounded down: `extract` is exact to the microsecond (numeric), like Debezium's
+    text.
+    """
     return f"floor(extract(epoch FROM {name}) * 1000)::bigint AS {name}"
 
 
@@ -114,14 +118,14 @@ ROWS = _statement(f"""
            inserted_tx, changed_tx
     FROM notification WHERE id = ANY(:ids) ORDER BY id
 """)
-"""Bodies, by primary key. The columns are the fields of `Notification`, in their order."""
+"""Bodies, by primary key. The columns are the fields of `Notification`, in order."""
 
 COUNT_UNREAD = _statement("""
     SELECT recipient, (SELECT count(*) FROM (
         SELECT FROM unread_notification WHERE recipient_id = recipient LIMIT :most
     ) AS first) AS count FROM unnest(:recipients) AS recipient
 """)
-"""How many are unread, up to a bound: to count 200,000 takes 98 ms, and nobody reads the number."""
+"""The number of unread rows, up to a limit: counting 200,000 takes 98 ms, and nobody reads such a number."""
 
 EXPIRED = _statement("""
     SELECT now() AS at, ARRAY(
@@ -129,19 +133,19 @@ EXPIRED = _statement("""
         WHERE expires_at > :since AND expires_at <= now() AND read_at IS NULL AND recipient_id = ANY(:recipients)
     ) AS recipients
 """)
-"""Whose rows have left the unread query since by themselves."""
+"""Recipients whose rows have expired since, and so left the unread query by themselves."""
 
 UNSEEN_OF = _statement(f"""
     SELECT count(*) FROM unnest(:seen) AS tx WHERE NOT pg_visible_in_snapshot(tx::text::xid8, pg_current_snapshot())
     AND EXISTS (SELECT FROM rowbell_epoch WHERE epoch = :epoch AND {HOLDS})
 """)
-"""How many of these transactions of an epoch SQL does not see yet: the log is decoded before a commit is visible, and
-stays ahead for as long as the commit waits for a synchronous standby."""
+"""The number of these transactions of an epoch that SQL does not see yet: the WAL is decoded before a commit becomes
+visible, and much earlier if the commit waits for a synchronous standby."""
 
 UNREAD_OF = """SELECT id FROM notification
     WHERE recipient_id = :recipient AND read_at IS NULL AND channel = 'IN_APP'"""
 LOCK = "ORDER BY id FOR NO KEY UPDATE SKIP LOCKED"
-"""What somebody has locked is passed over and tried again: nobody waits for it, and nothing can deadlock."""
+"""Locked rows are skipped and retried later: nothing waits for them, and nothing can deadlock."""
 MARK = "UPDATE notification SET read_at = now() FROM marked WHERE notification.id = marked.id"
 
 MARK_IDS = _statement(f"""
@@ -160,7 +164,7 @@ GIVEN = f"""{UNREAD_OF} AND (expires_at IS NULL OR expires_at > now())
     AND id > :after AND id <> ALL(:withheld)
     AND EXISTS (SELECT FROM rowbell_epoch WHERE epoch = :epoch AND {HOLDS})
 """
-"""What a subscription's ledger says was sent. A row that expired before was not."""
+"""The rows that were given according to a subscription's ledger. Rows that have expired are excluded."""
 
 MARK_GIVEN = _statement(f"""
     WITH portion AS ({GIVEN} ORDER BY id LIMIT :most),
@@ -169,14 +173,15 @@ MARK_GIVEN = _statement(f"""
     SELECT (SELECT max(id) FROM portion) AS last,
            (SELECT count(*) FROM portion) = (SELECT count(*) FROM marked) AS all_of_them
 """)
-"""A portion of what was given, and where it ends (NULL: nothing is left). The condition stands at the lock too: there
-PostgreSQL checks it again on a row that changed meanwhile, so that a version that was not given is never marked."""
+"""Marks a portion of what was given, and returns where it ends (NULL: nothing is left). The condition is repeated at
+the lock: there PostgreSQL re-evaluates it for a row that changed concurrently, so a version that was not given is never
+marked."""
 
 RECORD_DELIVERIES = _statement("""
     INSERT INTO notification_delivery (notification_id, user_id)
     SELECT id, user_id FROM unnest(:ids, :users) AS delivery (id, user_id) ORDER BY 1, 2
     ON CONFLICT DO NOTHING
 """)
-"""In one order, or two gateways with the same rows deadlock."""
+"""Inserted in a fixed order: otherwise two gateways with the same rows could deadlock."""
 
 PING = text("SELECT 1")

@@ -1,4 +1,4 @@
-"""The tables as SQLAlchemy Core, for queries. What makes them is in `migrations/`, and tests hold the two together."""
+"""The tables as SQLAlchemy Core, for queries. `migrations/` creates them, and tests keep the two in agreement."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, OID
 
 VERSION_TABLE = "rowbell_schema_version"
-"""Where Alembic keeps the schema's version. Not `alembic_version`: the application whose database this is may keep the
-version of its own migrations there."""
+"""Where Alembic keeps the schema version. Not `alembic_version`, which the application that owns the database may use
+for its own migrations."""
 
 metadata = MetaData()
 

@@ -1,4 +1,4 @@
-"""Inserting one row as any application does, and what it means when PostgreSQL refuses it."""
+"""Inserts a row as any application would, and explains why PostgreSQL refuses it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import psycopg
 from psycopg import errors, sql
 
 LIMITS = {
-    "recipient_id": "1 to 255 characters, no control characters, none of / * # : but the colon of topic:NAME",
-    "title": "1 to 500 characters, no control characters but tab and line ends",
+    "recipient_id": "1 to 255 characters, no control characters, none of / * # : except the colon of topic:NAME",
+    "title": "1 to 500 characters, no control characters except tab and line ends",
     "type": "1 to 100 of A-Z a-z 0-9 _ . -",
-    "body": "at most 16384 bytes of UTF-8, no control characters but tab and line ends",
-    "data": 'a JSON object of at most 24576 bytes, as in \'{"postId": "p-100"}\'',
+    "body": "at most 16384 bytes of UTF-8, no control characters except tab and line ends",
+    "data": 'a JSON object of at most 24576 bytes, for example \'{"postId": "p-100"}\'',
     "dedup_key": "1 to 255 characters",
 }
-"""What the CHECK of each column allows, in words."""
+"""The values that the CHECK of each column allows, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +25,23 @@ class Refusal:
 
     reason: str
     column: str | None = None
-    """Whose value is at fault, if PostgreSQL says so."""
+    """The column with the invalid value, if PostgreSQL names it."""
     by_row: bool = True
-    """False if no row could have been inserted: tables or rights are missing, or this is no primary."""
+    """False if no row could have been inserted: tables or rights are missing, or the server is not the primary."""
 
     def __str__(self) -> str:
         return f"the row was refused: {self.reason}" if self.by_row else self.reason
 
 
 def insert(columns: Collection[str]) -> sql.Composed:
-    """The statement, for parameters named as the columns. It returns no id if the dedup_key is there already."""
+    """Return the statement, for parameters named like the columns. It returns no id if the dedup_key exists already."""
     return sql.SQL("INSERT INTO notification ({}) VALUES ({}) ON CONFLICT DO NOTHING RETURNING id").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), sql.SQL(", ").join(map(sql.Placeholder, columns))
     )
 
 
 def refusal(error: psycopg.Error) -> Refusal:
-    """What the database refused, by column where it says so, and what to do."""
+    """Return why the database refused the row, with the column if PostgreSQL names it, and with advice."""
     said = error.diag.message_primary or str(error)
     column = (error.diag.constraint_name or "").removeprefix("notification_").removesuffix("_check")
     if isinstance(error, errors.CheckViolation) and column in LIMITS:

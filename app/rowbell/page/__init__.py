@@ -1,7 +1,7 @@
 """The page at `/` of a gateway in development: an inbox in the browser, and a form that inserts rows.
 
-Whoever reaches it can be any user and write to anybody: it is for the machine of a developer, and no part of a gateway
-that others reach.
+Anyone who can reach it can read as any user and write to anyone. It is for a developer's machine, and must not be part
+of a gateway that others can reach.
 """
 
 from __future__ import annotations

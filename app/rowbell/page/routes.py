@@ -1,4 +1,4 @@
-"""The page's HTTP: its files, tokens for whomever it wants to be, and rows inserted through SQL."""
+"""The page's HTTP routes: its files, tokens for any user, and rows inserted by SQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from rowbell.auth import Tokens
 from rowbell.errors import TokenError
-from rowbell.inbox.connection import PASSING
+from rowbell.inbox.connection import TRANSIENT_ERRORS
 from rowbell.inbox.writing import insert, refusal
 from rowbell.logs import get_logger
 from rowbell.page.same_origin import complaint
@@ -43,13 +43,13 @@ FILES = {
     "/page/bell.svg": ("bell.svg", "image/svg+xml"),
     "/page/bell-unread.svg": ("bell-unread.svg", "image/svg+xml"),
 }
-"""Path → file and content type: what is served, and nothing else."""
+"""Path → file and content type. Nothing else is served."""
 
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "connect-src 'self'; "  # the WebSocket too: browsers since 2022
-        # The clock of stompjs's heart-beats: in a tab that is not shown, timers of the page itself stand still.
+        # The timer of stompjs's heart-beats: in a background tab, the timers of the page itself stand still.
         "worker-src blob:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
@@ -59,37 +59,39 @@ HEADERS = {
 }
 
 TOKEN_LIFETIME = 3600
-"""Seconds. The page takes a fresh token for each connection."""
+"""Seconds. The page requests a new token for each connection."""
 
 MAX_BODY = 128 * 1024
-"""Bytes of a request: 16 KiB of body and 24 KiB of data fit in, with every second character escaped."""
+"""Bytes of a request: enough for 16 KiB of body and 24 KiB of data with every second character escaped."""
 BODY_SECONDS = 10.0
-"""A request's body may take so long to come. The page has all of it when it begins, and a stop waits for the rest."""
+"""Seconds that a request's body may take to arrive. The page sends it all at once, and a stop waits for it."""
 
 
 class Login(msgspec.Struct, forbid_unknown_fields=True):
-    """Whom the page wants to be."""
+    """A request for a token of this user."""
 
     user: str
 
 
 class Row(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What to insert. A member that is left out, or null, keeps the table's default."""
+    """A row to insert. A member that is omitted or null keeps the table's default."""
 
     recipient_id: str
     title: str
     type: str | None = None
     body: str | None = None
     data: str | None = None
-    """JSON as text, for PostgreSQL to judge."""
+    """JSON as text, which PostgreSQL validates."""
 
 
 MEMBERS = {field.name: field.encode_name for field in msgspec.structs.fields(Row)}
-"""Column → the member of the request that has its value."""
+"""Column → the member of the request that holds its value."""
 
 
 def routes(database_url: str, tokens: Tokens, hosts: Collection[str] = ()) -> list[BaseRoute]:
-    """The page, for a login with the role rowbell_app; `hosts` are names of this machine besides localhost."""
+    """Return the page's routes. `database_url` names a login with the role rowbell_app; `hosts` are names of this
+    machine besides localhost.
+    """
     page = _Page(database_url, tokens)
     return [
         *(Route(path, _file(*file)) for path, file in FILES.items()),
@@ -104,7 +106,7 @@ class _Page:
         self._tokens = tokens
 
     async def token(self, request: Request) -> Response:
-        """A token, without asking who it is."""
+        """Issue a token for any user, without authentication."""
         login = await _read(request, Login)
         now = int(time.time())
         try:
@@ -114,12 +116,12 @@ class _Page:
         return _json({"token": token, "expiresAt": (now + TOKEN_LIFETIME) * 1000})
 
     async def notifications(self, request: Request) -> Response:
-        """Insert a row, on a connection of its own: the page is one person, who does not wait for 5 ms."""
+        """Insert a row, on a connection of its own: the page serves one person, who does not notice 5 ms."""
         row = await _read(request, Row)
         values = {column: value for column in MEMBERS if (value := getattr(row, column)) is not None}
         try:
             return _json({"id": await self._insert(values)}, 201)
-        except PASSING as error:
+        except TRANSIENT_ERRORS as error:
             log.warning("database_unavailable", reason=str(error))
             return _json({"error": f"PostgreSQL cannot be used at present: {error}"}, 503)
         except psycopg.Error as error:
@@ -134,7 +136,7 @@ class _Page:
         async with await psycopg.AsyncConnection.connect(self._database_url, **parameters) as connection:
             cursor = await connection.execute(insert(values), values)
             inserted = await cursor.fetchone()
-            assert inserted is not None, "a row without dedup_key conflicts with none"
+            assert inserted is not None, "a row without dedup_key cannot conflict"
             return int(inserted[0])
 
 
@@ -158,16 +160,16 @@ def _for_the_page_only(handler: Handler, hosts: Collection[str]) -> Handler:
         except HTTPException as refused:
             return _json({"error": refused.detail}, refused.status_code, refused.headers)
         except ClientDisconnect:
-            return _json({"error": "The request broke off."}, 400)  # which nobody reads
+            return _json({"error": "The request was incomplete."}, 400)  # the client is gone and does not read it
         except asyncio.CancelledError:
-            # The server stops, and waits no longer. Nobody else cancels a handler, and nothing of it is left to end.
+            # The server is stopping and no longer waits. Nothing else cancels a handler, which has nothing to clean up.
             return _json({"error": "The gateway is stopping."}, 503)
 
     return serve
 
 
 async def _read(request: Request, what: type[T]) -> T:
-    """The request's JSON. HTTPException if it is too long, or too slow, or something else."""
+    """Decode the request's JSON. HTTPException if it is too long, too slow, not JSON, or not of this type."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise HTTPException(415, "The request must be JSON, with Content-Type: application/json.")
@@ -175,13 +177,13 @@ async def _read(request: Request, what: type[T]) -> T:
         async with asyncio.timeout(BODY_SECONDS):
             body = await _body(request)
     except TimeoutError:
-        # RFC 9110, 15.5.9: the connection is closed, as the rest of the request could not be told from another one.
-        problem = f"The request was not there whole after {BODY_SECONDS:.0f} seconds."
+        # RFC 9110, 15.5.9: close the connection, as the rest of this request could be mistaken for the next one.
+        problem = f"The request was not complete after {BODY_SECONDS:.0f} seconds."
         raise HTTPException(408, problem, {"Connection": "close"}) from None
     try:
         return msgspec.json.decode(body, type=what)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise HTTPException(400, f"The request is not what was expected: {error}") from None
+        raise HTTPException(400, f"The request is not valid: {error}") from None
 
 
 async def _body(request: Request) -> bytes:

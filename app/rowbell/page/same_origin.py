@@ -1,7 +1,7 @@
-"""Which requests come from the page itself, and not from another site in the same browser.
+"""Tells the page's own requests from those of another site in the same browser.
 
-The page's requests carry no secret, so a foreign page could send the same ones: directly, or by letting its own name
-point to this machine (DNS rebinding). The first has a foreign `Origin`, the second a foreign `Host`.
+The page's requests carry no secret, so another site's page could send the same ones: directly, or by pointing its own
+host name at this machine (DNS rebinding). The former have a foreign `Origin`, the latter a foreign `Host`.
 
 Source: Fetch Metadata (W3C), RFC 6454 (Origin)
 """
@@ -15,14 +15,14 @@ from ipaddress import ip_address
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::[0-9]{1,5})?")
 
 _OURS = (None, "same-origin", "none")
-"""`Sec-Fetch-Site` of the page's own requests, and of programs, which send none."""
+"""Values of `Sec-Fetch-Site` in the page's own requests, and None for programs, which do not send it."""
 
 
 def complaint(headers: Mapping[str, str], hosts: Collection[str]) -> str | None:
-    """Why a request with these headers is refused; None if it is not. `hosts` are further names of this machine."""
+    """Say why a request with these headers is refused; None if it is not. `hosts` are other names of this machine."""
     host = headers.get("host", "")
     if not (match := _HOST.fullmatch(host)) or not _is_this_machine(match[1].lower(), hosts):
-        return "This page answers under localhost or an IP address, not under the host name in your request."
+        return "This page is only served under localhost or an IP address, not under the host name in your request."
     origin = headers.get("origin")
     if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
         return "This request comes from another site's page, and only Rowbell's own page may send it."
@@ -32,7 +32,7 @@ def complaint(headers: Mapping[str, str], hosts: Collection[str]) -> str | None:
 
 
 def _is_this_machine(host: str, hosts: Collection[str]) -> bool:
-    # An address cannot be made to point elsewhere, a name can.
+    # A name can be made to point elsewhere, an address cannot.
     if host == "localhost" or host in hosts:
         return True
     try:

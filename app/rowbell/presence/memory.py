@@ -1,4 +1,4 @@
-"""Presence in this process: for embedded and Postgres-only mode, where every session is at hand, and for tests."""
+"""Presence within one process: for embedded and Postgres-only mode, where all sessions are local, and for tests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rowbell.presence import LIFETIME_SECONDS
 
 
 class MemoryPresence:
-    """Presence in a dict. `clock` gives seconds; tests bring their own."""
+    """Presence in a dict. `lifetime` is in seconds; `clock` returns seconds, and tests pass their own."""
 
     def __init__(self, lifetime: float = LIFETIME_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._lifetime = lifetime
         self._clock = clock
         self._gateways: dict[str, set[str]] = {}
         self._expires: dict[str, float] = {}
-        """User → when their entries end."""
+        """Tracks user → when their entries expire."""
 
     async def gateways_of(self, users: Collection[str]) -> dict[str, set[str]]:
         found = {}

@@ -1,10 +1,10 @@
 """Presence in Redis: for each user a set of gateway ids, `presence:USER`, that expires as a whole.
 
-A gateway that died stays in the set of a user whom another gateway keeps alive, until a change comes for that
-user: the bus then names the gateway as undeliverable, and the dispatcher removes it. That is cheaper than an
-expiry per gateway, which would be paid at every look-up.
+A dead gateway stays in the set of a user whose entries another gateway keeps alive, until there is a change for that
+user: the bus then reports the gateway as undeliverable, and the dispatcher removes it. That is cheaper than an expiry
+for each gateway, which would cost something at every look-up.
 
-One Redis (or a primary that Sentinel or a proxy stands for), not Redis Cluster: a look-up spans keys.
+It works with one Redis, or a primary behind Sentinel or a proxy, but not with Redis Cluster: a look-up spans keys.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rowbell.errors import PresenceUnavailable
 from rowbell.presence import LIFETIME_SECONDS
 
 ANSWER_SECONDS = 0.5
-"""How long Redis may take for one call: a hung one must not hold up what can do without."""
+"""Seconds that Redis may take for one call: a hanging one must not hold up work that can do without it."""
 MAX_CONNECTIONS = 8
-"""Of one process. Callers beyond wait for one: redis-py's default pool raises at its limit instead."""
+"""Connections of one process. Further callers wait for one; redis-py's default pool would raise at its limit."""
 USERS_A_CALL = 1000
-"""Redis does nothing else while a script runs: 1,000 users take it 1.5 ms."""
+"""Users per call that writes: Redis does nothing else while a script runs, which takes 1.5 ms for 1,000 users."""
 
-# Scripts, because a pipeline of single commands costs the client 11.6 µs a user, and this 1.5.
+# Scripts, because a pipeline of single commands costs the client 11.6 µs per user, and a script 1.5 µs.
 _GATEWAYS_OF = """
 local found = {}
 for i, key in ipairs(KEYS) do found[i] = redis.call('SMEMBERS', key) end
@@ -50,7 +50,7 @@ for _, key in ipairs(KEYS) do redis.call('SREM', key, ARGV[1]) end
 
 
 class RedisPresence:
-    """Presence that many gateways and dispatchers share. One instance a process; it connects when it is asked."""
+    """Presence that gateways and dispatchers share. One instance per process; it connects when first used."""
 
     def __init__(self, url: str, lifetime: float = LIFETIME_SECONDS) -> None:
         self._where = hide_password(url)
@@ -62,7 +62,7 @@ class RedisPresence:
             socket_timeout=ANSWER_SECONDS,
             socket_connect_timeout=ANSWER_SECONDS,
             decode_responses=True,
-            # Once more at once, when a connection that had been idle turns out to be dead; never after a time-out.
+            # Retry once, immediately, if an idle connection turns out to be dead; never after a time-out.
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),
         )
         self._redis = Redis(connection_pool=pool)
@@ -95,13 +95,13 @@ class RedisPresence:
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[None]:
-        """Bound the time of one call, and tell its failure as ours."""
+        """Limit the time of one call, and turn its failure into PresenceUnavailable."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 try:
                     yield
                 except ReadOnlyError:
-                    # A failover demoted this server: its connections stay, though the address may lead elsewhere now.
+                    # A failover demoted this server. Its connections stay open, but the address may now lead elsewhere.
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
                     raise
         except (RedisError, OSError) as error:  # TimeoutError is an OSError

@@ -1,8 +1,8 @@
 """One STOMP connection, seen from the client, without I/O.
 
-Put in what the socket gives (`receive_data`), take out events (`next_event`), and send what the other methods
-return, each as one WebSocket text message. Any server will do. A server that breaks the protocol raises
-ProtocolError in `next_event`; one that refuses something sends ERROR, which is an event, and the last.
+Pass in what the socket receives (`receive_data`), take events out (`next_event`), and send what the other methods
+return, each as one WebSocket text message. It works with any STOMP server. If the server breaks the protocol,
+`next_event` raises ProtocolError; if it refuses something, it sends ERROR, which is an event, and the last one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rowbell.stomp.negotiation import HEART_BEAT, agree_on_beats, parse_beats
 __all__ = ["HEART_BEAT", "AckMode", "Client", "ClientEvent", "Connected", "Error", "Message", "Receipt"]
 
 LIMITS = Limits(frame=16 * 1024 * 1024, body=16 * 1024 * 1024)
-"""Of a frame from the server: a guard against a server gone mad, not against large notifications."""
+"""Limits of frames from the server: a guard against a runaway server, not against large notifications."""
 
 Headers = Mapping[str, str]
 
@@ -29,16 +29,17 @@ _NONE: Headers = {}
 class Client:
     """The client's side of one connection.
 
-    `versions` are those to accept, `beat` is how often we can send and how often we want to hear, in milliseconds.
+    `versions` are those to accept. `beat` is how often we can send heart-beats and how often we want to receive them,
+    in milliseconds; 0 is never. Methods that return a frame raise LocalProtocolError if it cannot be written.
     """
 
     def __init__(self, *, versions: Iterable[str] = VERSIONS, beat: tuple[int, int] = (10_000, 10_000)) -> None:
         self.version = "1.0"
-        """What is spoken, from the event Connected on."""
+        """The agreed version, from the event Connected on."""
         self.send_interval: float | None = None
-        """Write HEART_BEAT after so many seconds in which nothing was sent; None: never."""
+        """Write HEART_BEAT after this many seconds without sending anything; None: never."""
         self.receive_timeout: float | None = None
-        """The server is gone after so many seconds in which nothing came; None: it has promised no beats."""
+        """The server is gone after this many seconds without receiving anything; None: it promised no beats."""
 
         self._versions = tuple(versions)
         self._beat = beat
@@ -47,11 +48,11 @@ class Client:
     # ---- Sending ----
 
     def connect(self, headers: Headers = _NONE) -> str:
-        """The first frame, with `headers` beside the protocol's own: `{"Authorization": "Bearer ..."}`."""
+        """Return the first frame, with `headers` besides the protocol's own: `{"Authorization": "Bearer ..."}`."""
         can_send, want = self._beat
         own = {
             "accept-version": ",".join(self._versions),
-            # 1.1 and 1.2 require it, for virtual hosts; a WebSocket handshake has said it already.
+            # Required by 1.1 and 1.2, for virtual hosts; the WebSocket handshake has already named the host.
             "host": "/",
             "heart-beat": f"{can_send},{want}",
         }
@@ -60,7 +61,7 @@ class Client:
     def subscribe(
         self, destination: str, *, id: str, ack: AckMode = "auto", headers: Headers = _NONE, receipt: str | None = None
     ) -> str:
-        """Messages come as soon as the server likes; that none is missed from here on is what the receipt says."""
+        """Subscribe. Messages may arrive at once; the receipt confirms that none is missed from then on."""
         own = {"id": id, "destination": destination, "ack": ack}
         return self._frame("SUBSCRIBE", {**own, **headers}, receipt)
 
@@ -68,11 +69,14 @@ class Client:
         return self._frame("UNSUBSCRIBE", {"id": id}, receipt)
 
     def ack(self, message: Message, *, transaction: str | None = None, receipt: str | None = None) -> str:
-        """In mode `client` it acknowledges all messages of the subscription before this one, too."""
+        """Acknowledge a message; in mode `client`, together with all earlier messages of the subscription.
+
+        LocalProtocolError if the message does not need it.
+        """
         return self._frame("ACK", _within(transaction, self._reference(message)), receipt)
 
     def nack(self, message: Message, *, transaction: str | None = None, receipt: str | None = None) -> str:
-        """This message was not consumed."""
+        """Refuse a message, which was not consumed. Otherwise as `ack`."""
         return self._frame("NACK", _within(transaction, self._reference(message)), receipt)
 
     def send(
@@ -87,32 +91,32 @@ class Client:
         return self._frame("SEND", _within(transaction, {"destination": destination, **headers}), receipt, body)
 
     def begin(self, transaction: str, *, receipt: str | None = None) -> str:
-        """The server keeps what has this `transaction` until COMMIT, and does not answer its receipts before that."""
+        """Begin a transaction. The server holds its frames until COMMIT, and does not answer their receipts earlier."""
         return self._frame("BEGIN", {"transaction": transaction}, receipt)
 
     def commit(self, transaction: str, *, receipt: str | None = None) -> str:
         return self._frame("COMMIT", {"transaction": transaction}, receipt)
 
     def abort(self, transaction: str, *, receipt: str | None = None) -> str:
-        """Nothing of it happens; nor of what is still open when the connection ends."""
+        """Abort a transaction: none of it takes effect, as if the connection had ended."""
         return self._frame("ABORT", {"transaction": transaction}, receipt)
 
     def disconnect(self, *, receipt: str | None = None) -> str:
-        """The last frame. Close the socket when its receipt has come, or at once if none was asked for."""
+        """Return the last frame. Close the socket when its receipt has arrived, or at once if none was requested."""
         return self._frame("DISCONNECT", {}, receipt)
 
     # ---- Receiving ----
 
     def receive_data(self, data: str | bytes) -> None:
-        """Take what the socket gave, cut anywhere."""
+        """Take received data, which may be split anywhere."""
         self._parser.feed(data)
 
     def next_event(self) -> ClientEvent | None:
-        """The next thing that the server said, or None. ProtocolError if it makes no sense."""
+        """Return the next event, or None if more data is needed. ProtocolError if the server broke the protocol."""
         frame = self._parser.next_frame()
         if frame is None:
             return None
-        # By far the most frequent first.
+        # The most frequent command by far comes first.
         if frame.command == "MESSAGE":
             return _message(frame)
         headers = frame.headers
@@ -133,7 +137,7 @@ class Client:
         return encode(command, headers.items(), body, self.version)
 
     def _reference(self, message: Message) -> dict[str, str]:
-        """How an ACK names its message, by version."""
+        """Return the headers with which an ACK names its message; they depend on the version."""
         if self.version != "1.2":
             named = {"subscription": message.subscription} if message.subscription else {}
             return {"message-id": message.id, **named}

@@ -1,19 +1,19 @@
-"""Whose fault it was.
+"""The two kinds of protocol error.
 
-ProtocolError         the peer's: it carries what to answer, and ends the connection
-LocalProtocolError    ours: the caller asked for a frame that may not be sent now, or cannot be written
+ProtocolError         the peer's fault: carries what to answer, and ends the connection
+LocalProtocolError    our fault: the caller requested a frame that may not be sent now, or cannot be written
 """
 
 from __future__ import annotations
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol. Carries the ERROR frame to answer with.
+    """The peer broke the protocol. Carries the content of the ERROR frame to answer with.
 
-    `message` is one short line. It never repeats what the peer sent, so it can be logged. `body` goes on to
-    say what was wrong with the frame and what to do; it may quote the frame. `receipt` is the frame's own
-    `receipt` header, if it had one; `headers` are further ones of the answer. `reason` is the limit that was
-    passed, by its name in `Limits`, or `protocol`.
+    `message` is one short line that never repeats what the peer sent, so it can be logged. `body` continues with what
+    was wrong with the frame and what to do; it may quote the frame. `receipt` is the frame's `receipt` header, if it
+    had one; `headers` are additional headers of the answer. `reason` is the limit that was exceeded, by its name in
+    `Limits`, or `protocol`.
     """
 
     def __init__(
@@ -33,4 +33,4 @@ class ProtocolError(Exception):
 
 
 class LocalProtocolError(Exception):
-    """The caller asked for a frame that may not be sent in this state, or that no header can carry."""
+    """The caller requested a frame that may not be sent in this state, or whose headers cannot be written."""

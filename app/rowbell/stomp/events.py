@@ -1,4 +1,4 @@
-"""What happened on a connection, as values. `receipt` is what the peer wants to be answered once the effect stands."""
+"""What happened on a connection, as values. `receipt` is to be answered once the event has taken effect."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ AckMode = Literal["auto", "client", "client-individual"]
 
 
 class Connect(msgspec.Struct, frozen=True):
-    """CONNECT, well formed, its version and heart-beats agreed. Answer `connected(user)` or `error(...)`."""
+    """A well-formed CONNECT; version and heart-beats are agreed. Answer `connected(user)` or `error(...)`."""
 
     headers: Mapping[str, str]
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """The subscription stands in the state machine; whether its destination exists is the application's to say."""
+    """The subscription is open in the state machine; the application decides whether its destination exists."""
 
     id: str
-    """What `message()` takes. On 1.0, where a client may leave it out, it is made up, and begins with a line feed,
-    which no id from the wire of 1.0 holds."""
+    """The id to pass to `message()`. On 1.0, where clients may omit it, one is generated that begins with a line feed,
+    which an id sent by a 1.0 client cannot contain."""
     destination: str
     ack: AckMode
     headers: Mapping[str, str]
@@ -33,28 +33,28 @@ class Subscribe(msgspec.Struct, frozen=True):
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
-    """`id` may name no subscription, which is no error: only the receipt is due then."""
+    """The subscription `id` has ended. An unknown id is not an error: only the receipt is due then."""
 
     id: str
     receipt: str | None
 
 
 class Ack(msgspec.Struct, frozen=True):
-    """The tokens given to `message()`, oldest first; none if there was nothing to acknowledge."""
+    """Messages were acknowledged: `tokens` are those passed to `message()`, oldest first, and may be empty."""
 
     tokens: list[object]
     receipt: str | None
 
 
 class Nack(msgspec.Struct, frozen=True):
-    """As Ack, for messages that the client did not consume."""
+    """Like Ack, for messages that the client did not consume."""
 
     tokens: list[object]
     receipt: str | None
 
 
 class Send(msgspec.Struct, frozen=True):
-    """SEND; neither the destination nor the body is checked."""
+    """A SEND; neither its destination nor its body has been checked."""
 
     destination: str
     headers: Mapping[str, str]
@@ -63,32 +63,32 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """A transaction is open. What the client puts into it happens at COMMIT: nothing is due but the receipt."""
+    """A transaction has begun. Its contents take effect at COMMIT; only the receipt is due."""
 
     receipt: str | None
 
 
 class Commit(msgspec.Struct, frozen=True):
     """The end of a transaction. The Acks, Nacks and Sends that it held are the events just before this one, in their
-    order and each with the receipt of its own frame. This receipt is due when the effects of all of them stand."""
+    order, each with the receipt of its own frame. This receipt is due when all of them have taken effect."""
 
     receipt: str | None
 
 
 class Abort(msgspec.Struct, frozen=True):
-    """A transaction and what it held are forgotten: nothing of it happens, and nothing is due but this receipt."""
+    """A transaction and what it held were discarded: none of it takes effect, and only this receipt is due."""
 
     receipt: str | None
 
 
 class Disconnect(msgspec.Struct, frozen=True):
-    """The client has said all it will say; what was not committed is aborted. Answer the receipt, then close."""
+    """The client sends nothing more; open transactions are aborted. Answer the receipt, then close."""
 
     receipt: str | None
 
 
 class Invalid(msgspec.Struct, frozen=True):
-    """The client broke the protocol: the last event. Answer `error(e.message, e.body, e.receipt)`, then close."""
+    """The client broke the protocol; the last event. Answer `error(e.message, e.body, e.receipt)`, then close."""
 
     error: ProtocolError
 
@@ -120,7 +120,7 @@ class Connected(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """MESSAGE. `subscription` is empty on 1.0 if the client gave it no id; `ack` if there is none to send."""
+    """A MESSAGE. `subscription` is empty on 1.0 if the client gave no id; `ack` is empty if none is to be sent."""
 
     id: str
     subscription: str
@@ -137,7 +137,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Error(msgspec.Struct, frozen=True):
-    """The server refused something and closes the connection: the last event."""
+    """The server refused something and closes the connection; the last event."""
 
     message: str
     headers: Mapping[str, str]

@@ -5,10 +5,10 @@
 
     body^@
 
-WebSocket clients send one frame in several messages, several in one, as text or as binary, cut anywhere, so
-the parser takes a stream. It works on octets, because `content-length` counts octets and a cut may fall inside
-a character; only heads are decoded. It looks for ends with `find` and cuts with `partition`, and remembers how
-far it has looked, so a frame that comes octet by octet costs no more than once over it.
+WebSocket clients send one frame in several messages or several frames in one, as text or binary, split anywhere, so the
+parser takes a stream. It works on octets, because `content-length` counts octets and a split may fall inside a
+character; only heads are decoded. It searches with `find`, splits with `partition`, and remembers how far it has
+searched, so a frame that arrives octet by octet is scanned only once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLANK_LINES = (b"\n\n", b"\n\r\n")
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One frame as it came. Of a header that was repeated, `headers` has the first value."""
+    """One frame as received. For a repeated header, `headers` has the first value."""
 
     command: str
     headers: dict[str, str]
@@ -37,41 +37,42 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Parser:
-    """Frames out of a stream of octets, one at a time.
+    """Parses a stream of octets into frames, one at a time.
 
-    After a ProtocolError the stream makes no sense any more: do not go on.
+    A parser cannot be used after a ProtocolError: the rest of the stream has no defined meaning.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limit = limits.frame
-        """Octets a frame may have. May be changed between frames, as may `version`."""
+        """The most octets a frame may have. May be changed between frames, as may `version`."""
         self.limits = limits
         self.version = "1.0"
-        """Which escapes the next head has; 1.0 has none."""
+        """The version whose escapes the next head uses; 1.0 has none."""
 
-        # Tracks what was received, where in it the next thing to read begins, and up to where it holds no end of
-        # that. A whole message stays the octets it was; only a cut frame is gathered in a bytearray.
+        # Tracks the received data, the position at which the next head or body begins, and the position up to which it
+        # has been searched for the end of that. A complete message is not copied; only a split frame is collected in a
+        # bytearray.
         self._buffer: bytes | bytearray = b""
         self._position = 0
         self._searched = 0
 
         self.head_size = 0
-        """Octets up to the body, in the frame that came last."""
+        """Octets before the body in the latest frame."""
 
-        # Tracks how the last head ended, and how else one may. The first is looked for in all that came, the other only
-        # before it. A client ends all its heads alike; were it not the first, each frame would cost a search through
-        # all frames that came with it: 0.13 s for 64 KiB of small ones.
+        # Tracks the blank line that ended the last head, and the alternative. The first is searched for in all the
+        # data, the other only before it. A client ends all its heads alike; in the reverse order, each frame would cost
+        # a search through all frames that arrived with it: 0.13 s for 64 KiB of small ones.
         self._blank_line, self._other_blank_line = _BLANK_LINES
-        # Tracks the frame whose head has been read and whose body has not, and its content-length. Without a command
-        # a head is what comes next.
+        # Tracks the frame whose head has been read but whose body has not, and its content-length. If there is no
+        # command, a head comes next.
         self._command = ""
         self._headers: dict[str, str] = {}
         self._length: int | None = None
 
     def feed(self, data: str | bytes) -> None:
-        """Take what came, cut anywhere."""
+        """Take received data, which may be split anywhere."""
         if isinstance(data, str):
-            # A lone surrogate, which no WebSocket delivers, becomes octets that are not UTF-8: the peer's fault.
+            # A lone surrogate, which a WebSocket never delivers, becomes octets that are not UTF-8: a ProtocolError.
             data = data.encode("utf-8", "surrogatepass")
         if self._position == len(self._buffer):
             self._buffer = data
@@ -84,13 +85,13 @@ class Parser:
         self._position = 0
 
     def clear(self) -> None:
-        """Throw away what came and was not parsed."""
+        """Discard the data that has not been parsed."""
         self._buffer = b""
         self._position = self._searched = 0
         self._command = ""
 
     def next_frame(self) -> Frame | None:
-        """The next whole frame, or None if it has not all come. ProtocolError if it never will."""
+        """Return the next frame, or None if it is not complete. ProtocolError if the data is not a valid frame."""
         if not self._command and not self._read_head():
             return None
         end = self._find_end() if self._length is None else self._check_end(self._length)
@@ -105,14 +106,14 @@ class Parser:
         buffer = self._buffer
         start = self._position
         if start == len(buffer):
-            # Thousands of idle connections would each keep the last message.
+            # Otherwise thousands of idle connections would each keep their last message.
             self.clear()
             return False
         if not _A <= buffer[start] <= _Z and not self._skip_line_ends():
             return False
         start = self._position
         end = buffer.find(self._blank_line, self._searched)
-        # The first line end of one blank line may be the last of another, hence + 1.
+        # The first line end of one kind of blank line may be the last of the other, hence + 1.
         other = buffer.find(self._other_blank_line, self._searched, end + 1 if end >= 0 else len(buffer))
         if other >= 0:
             end = other
@@ -129,15 +130,15 @@ class Parser:
         return True
 
     def _skip_line_ends(self) -> bool:
-        """Is there anything behind the heart-beats?
+        """Skip heart-beats, and return whether a frame begins after them.
 
-        "The NULL octet can be optionally followed by multiple EOLs": LF or CRLF, any number. A carriage return
-        passes even alone: whether a line feed follows may not be known yet.
+        "The NULL octet can be optionally followed by multiple EOLs": LF or CRLF, any number. A lone carriage return is
+        skipped as well, because the line feed after it may not have arrived yet.
         """
         begin = _NO_LINE_END.search(self._buffer, self._position)
         self._position = self._searched = start = begin.start() if begin else len(self._buffer)
         if begin and not _A <= self._buffer[start] <= _Z:
-            # Told at once: who speaks JSON here would otherwise wait for an answer until it is cut off.
+            # Reported at once: a client that sends JSON here would otherwise wait for an answer until it is cut off.
             first = self._buffer[start : start + 20].decode("latin-1")
             raise ProtocolError(
                 "This is not a STOMP frame",
@@ -150,22 +151,22 @@ class Parser:
             raise no_blank_line()
         if len(self._buffer) - self._position >= self.limit:
             raise self._too_large()
-        # The two octets at the end may be the beginning of a blank line.
+        # The last two octets may be the beginning of a blank line.
         self._searched = max(self._position, len(self._buffer) - 2)
 
     def _announced(self, value: str) -> int:
-        # Not int() alone: it takes "+5", " 5", "1_0" and the digits of other scripts.
+        # int() alone would accept "+5", " 5", "1_0" and the digits of other scripts.
         if not _LENGTH.fullmatch(value):
             raise self._error(
                 "The content-length header is malformed",
-                f"content-length is {value[:40]!r}; it must be the number of octets in the body, 1 to 10 digits.",
+                f"content-length is {value[:40]!r}; it must be the number of octets in the body, in 1 to 10 digits.",
             )
         length = int(value)
         self._check_size(length)
         return length
 
     def _find_end(self) -> int | None:
-        """Where a body without content-length ends: at the first NUL."""
+        """Return where a body without content-length ends, which is at the first NUL; None if it has not arrived."""
         end = self._buffer.find(_NUL, self._searched)
         self._searched = end if end >= 0 else len(self._buffer)
         self._check_size(self._searched - self._position)
@@ -181,7 +182,7 @@ class Parser:
             raise self._error(
                 "The content-length header does not match the body",
                 f"content-length is {length}, but no NUL follows {length} octets of body. Count octets of UTF-8, not "
-                "characters, or leave the header out.",
+                "characters, or omit the header.",
             )
         return end
 
@@ -199,9 +200,9 @@ class Parser:
 
 
 def encode(command: str, headers: Iterable[tuple[str, str]], body: str = "", version: str = "1.2") -> str:
-    """The whole frame as text, NUL included, with a content-length if it has a body.
+    """Encode a frame as text, including the NUL, with a content-length if it has a body.
 
-    LocalProtocolError for a header that this version cannot carry.
+    LocalProtocolError for a header that this version cannot represent.
     """
     head = encode_head(command, headers, version)
     length = f"content-length:{octets(body)}\n" if body else ""
@@ -209,7 +210,7 @@ def encode(command: str, headers: Iterable[tuple[str, str]], body: str = "", ver
 
 
 def octets(body: str) -> int:
-    """For content-length. Most bodies are ASCII, of which Python knows without looking."""
+    """Return the content-length of a body. Most bodies are ASCII, which Python knows without a scan."""
     return len(body) if body.isascii() else len(body.encode())
 
 

@@ -1,4 +1,4 @@
-"""How large what a peer sends may be."""
+"""How large a peer's frames may be."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Beyond any of them is a ProtocolError, whose `reason` is the name of the limit."""
+    """The limits of one peer's frames. Exceeding one is a ProtocolError, whose `reason` is the name of the limit."""
 
     frame: int = 64 * 1024
-    """Octets from the command to the NUL. Spring's clients and servers stop there too; acknowledgements, the bulk of
-    what clients send, have 60."""
+    """Octets from the command to the NUL. Spring's clients and servers have the same limit; acknowledgements, the bulk
+    of what clients send, have 60."""
 
     first_frame: int = 16 * 1024
-    """Octets of the frame that has not yet said who sends it, if `frame` is not less. A token has 1 to 8 KiB."""
+    """Octets of the first frame, whose sender is not yet known, unless `frame` is smaller. A token has 1 to 8 KiB."""
 
     headers: int = 64
-    """Headers in a frame. The specification defines at most seven for one; the rest are the application's."""
+    """Headers in a frame. The specification defines at most seven for any; the rest are for applications."""
 
     header_line: int = 8 * 1024
-    """Characters in a header line. nginx and Apache take no longer ones, so no longer token comes through them."""
+    """Characters in a header line. nginx and Apache accept no longer ones, so no longer token passes them."""
 
     body: int = 32 * 1024
-    """Octets of a body. A thousand ids to mark as read have 17 KiB, a token 8."""
+    """Octets in a body. A thousand ids to mark as read have 17 KiB, a token up to 8."""
 
 
 DEFAULTS = Limits()

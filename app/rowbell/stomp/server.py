@@ -1,30 +1,29 @@
 """One STOMP connection, seen from the server, without I/O.
 
-Put in what the socket gives (`receive_data`), take out events (`next_event`), and write to the socket what the
-other methods return: each returns one whole frame, to be sent as one WebSocket text message of its own, because
-old clients can neither put a frame together nor take two from one message.
+Pass in what the socket receives (`receive_data`), take events out (`next_event`), and write to the socket what the
+other methods return. Each of them returns one complete frame, to be sent as one WebSocket text message of its own,
+because old clients can neither assemble a frame from several messages nor take two from one.
 
-Nothing that the peer does raises. Once it has broken the protocol the next event is `Invalid`, and the last.
+Nothing that the peer does raises an exception. Once it has broken the protocol, the next event is `Invalid`, the last.
 
                                                             COMMITTING
-                                                     COMMIT ▲        │ all that was held has been given
+                                                     COMMIT ▲        │ all that was held is out
                                                             │        ▼
     AWAITING_CONNECT ──CONNECT──► CONNECTING ──connected()──► CONNECTED ──DISCONNECT──► DISCONNECTING
       │ the peer breaks the protocol                            │ the peer breaks the protocol
       └──────────────────────────► INVALID ◄────────────────────┘
     any ──error()──► CLOSED
 
-What a client may send in which state, and what becomes of it, is the table `_TRANSITIONS` at the end of this
-file: (state, command) to (handler, next state). A command that it does not have is refused.
+The table `_TRANSITIONS` at the end of this file says what a client may send in each state, and what follows:
+(state, command) → (handler, next state). Any other command is refused.
 
-Frames are parsed one at a time, when they are asked for, because the meaning of one depends on the one before:
-a SUBSCRIBE that came in the same message as CONNECT has the escapes of the version that CONNECT agrees on. In
-CONNECTING it is the application's turn (whose is the token?), and there are no events until it has called
-`connected()`. In COMMITTING the events are the frames that a transaction has held, one after the other, and then
-Commit; nothing is parsed until that is out. In DISCONNECTING, INVALID and CLOSED there are no events any more: what
-still comes is thrown away.
-In INVALID and CLOSED the subscriptions are gone, too, so that no message can follow an ERROR; a client that has
-said DISCONNECT may be sent what is on its way until it has its RECEIPT.
+Frames are parsed one at a time, on demand, because the meaning of a frame depends on the one before: a SUBSCRIBE that
+came in the same message as CONNECT uses the escapes of the version that CONNECT agrees on. In CONNECTING it is the
+application's turn to check the token, and there are no events until it has called `connected()`. In COMMITTING the
+events are the frames that a transaction held, one by one, and then Commit; nothing is parsed until that is out. In
+DISCONNECTING, INVALID and CLOSED there are no more events, and what still arrives is discarded. In INVALID and CLOSED
+the subscriptions are gone as well, so that no message can follow an ERROR; a client that has sent DISCONNECT may still
+be sent messages until its RECEIPT.
 """
 
 from __future__ import annotations
@@ -93,15 +92,15 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 _NO_MESSAGE = 0
-"""Instead of the number of a message, the first of which is 1."""
+"""In place of the number of a message; the first message has 1."""
 
-# Clients read colons and backslashes in different ways, and one that is not connected has no version to read them
-# by. Spaces inside stay: this one header is for people.
+# Clients differ in how they read colons and backslashes, and for one that is not connected there is no version that
+# defines them. Inner spaces are kept: this header is for people.
 _UNSAFE_IN_MESSAGE = re.compile(r"[\x00-\x20\x7f:\\]+")
 
 
 class State(Enum):
-    """What has happened so far: see the picture at the top of this file."""
+    """The state of a connection; see the diagram at the top of this file."""
 
     AWAITING_CONNECT = auto()
     CONNECTING = auto()
@@ -115,9 +114,9 @@ class State(Enum):
 class Connection:
     """The server's side of one connection.
 
-    `session` names it, in letters, digits, - and _, and is never used again: message ids begin with it.
-    `subprotocol` is what the WebSocket handshake chose. `beat` is how often we can send and how often we want to
-    hear, in milliseconds.
+    `session` is a name of letters, digits, - and _ that must never be reused: message ids begin with it. `subprotocol`
+    is what the WebSocket handshake chose. `beat` is how often we can send heart-beats and how often we want to receive
+    them, in milliseconds; 0 is never. LocalProtocolError if `session` has other characters.
     """
 
     def __init__(
@@ -132,11 +131,11 @@ class Connection:
         if not _SESSION.fullmatch(session):
             raise LocalProtocolError(f"The session {session!r} must consist of letters, digits, - and _.")
         self.version = "1.0"
-        """What is spoken, from the event Connect on."""
+        """The agreed version, from the event Connect on."""
         self.send_interval: float | None = None
-        """Write HEART_BEAT after so many seconds in which nothing was sent; None: never."""
+        """Write HEART_BEAT after this many seconds without sending anything; None: never."""
         self.receive_timeout: float | None = None
-        """The client is gone after so many seconds in which nothing came; None: it has promised no beats."""
+        """The client is gone after this many seconds without receiving anything; None: it promised no beats."""
 
         self._session = session
         self._subprotocol = subprotocol
@@ -146,29 +145,29 @@ class Connection:
         self._parser = Parser(limits)
         self._parser.limit = min(limits.first_frame, limits.frame)
 
-        # Tracks what the client is subscribed to, by id. Empty where no message may be sent.
+        # Tracks the client's subscriptions by id. Empty in states in which no message may be sent.
         self._subscriptions: dict[str, Subscription] = {}
-        # Tracks what waits for COMMIT; and, while the state is COMMITTING, what has been committed and is still to be
-        # given out, of which Commit is the last.
+        # Tracks what waits for COMMIT and, in the state COMMITTING, the events of the committed transaction that are
+        # not out yet, of which Commit is the last.
         self._transactions = Transactions()
         self._committed: deque[Held | Commit] = deque()
         self.frames = 0
-        """Tracks how many frames the client has sent; `settlements`, how many of them are ACK or NACK."""
+        """Tracks how many frames the client has sent, and `settlements` how many of them were ACK or NACK."""
         self.settlements = 0
-        # Tracks the number of the message that was sent last.
+        # Tracks the number of the latest message.
         self._number = 0
-        # Tracks what ERROR must say beside the error.
+        # Tracks the additional headers of ERROR.
         self._error_headers: tuple[tuple[str, str], ...] = ()
 
     # ---- Receiving ----
 
     def receive_data(self, data: str | bytes) -> None:
-        """Take what the socket gave, cut anywhere. All of it counts as a sign of life."""
+        """Take received data, which may be split anywhere. Any data counts as a sign of life."""
         if self._state in _RECEIVING:
             self._parser.feed(data)
 
     def next_event(self) -> Event | None:
-        """The next thing that the client did; None if more must be received first, or `connected()` called."""
+        """Return the next event; None if more data must be received or `connected()` called first. Never raises."""
         try:
             while self._state in _PARSING:
                 frame = self._parser.next_frame()
@@ -187,10 +186,10 @@ class Connection:
     # ---- Sending ----
 
     def connected(self, user: str) -> str:
-        """Accept the client as `user`. LocalProtocolError if it has not asked, or the name cannot be written."""
+        """Accept the client as `user`. LocalProtocolError if it has not sent CONNECT, or the name cannot be written."""
         if self._state is not State.CONNECTING:
             raise self._not_now("CONNECTED")
-        # 1.0 has no beats, but two old clients crash without the header, on any version.
+        # 1.0 has no heart-beats, but two old clients crash without the header, on any version.
         can_send, want = NO_BEATS if self.version == "1.0" else self._beat
         frame = encode(
             "CONNECTED",
@@ -208,11 +207,11 @@ class Connection:
         return frame
 
     def message(self, subscription: str, headers: str, body: str, token: object | None = None) -> str:
-        """One message of a subscription.
+        """Return one message of a subscription.
 
-        `headers` are lines `name:value\\n` of the caller's own, in which nothing needs an escape and nothing is
-        repeated; `body` is JSON. If the client acknowledges this subscription and there is a `token`, Ack or Nack
-        brings it back. LocalProtocolError if there is no such subscription (any more).
+        `headers` are additional lines `name:value\\n`, which must need no escapes and repeat no header; `body` is JSON.
+        If the client acknowledges this subscription and there is a `token`, Ack or Nack returns it. LocalProtocolError
+        if the subscription does not exist, or no longer does.
         """
         try:
             to = self._subscriptions[subscription]
@@ -226,20 +225,20 @@ class Connection:
         return f"{to.prefix}{number}\nack:{self._session}-{number}\n{headers}content-length:{size}\n\n{body}\0"
 
     def unacknowledged(self, subscription: str) -> Collection[object]:
-        """The tokens of a subscription's messages that wait for ACK or NACK; none if there is no such subscription."""
+        """Return the tokens of a subscription's messages that wait for ACK or NACK; none if it does not exist."""
         known = self._subscriptions.get(subscription)
         return known.waiting.values() if known else ()
 
     def receipt(self, receipt: str) -> str:
-        """The frame that asked for `receipt` has taken effect."""
+        """Return the RECEIPT for a frame that has taken effect. LocalProtocolError if none may be sent now."""
         if self._state not in _ANSWERING:
             raise self._not_now("RECEIPT")
         return encode("RECEIPT", [("receipt-id", receipt)], version=self.version)
 
     def error(self, message: str, body: str = "", receipt: str | None = None) -> str:
-        """The last frame: close the socket after it. LocalProtocolError if it has been sent.
+        """Return the last frame, after which the socket must be closed. LocalProtocolError if it was already sent.
 
-        `message` is cut down to what every client can read in a header; without a `body` it is the body, too.
+        `message` is reduced to what every client can read in a header. Without a `body` it is also the body.
         """
         if self._state is State.CLOSED:
             raise self._not_now("ERROR")
@@ -255,7 +254,7 @@ class Connection:
     # ---- What clients may send ----
 
     def _handle(self, frame: Frame) -> Event | None:
-        """What the frame leads to; None if it is held, or is COMMIT, whose events are given one by one."""
+        """Return the event of a frame; None if the frame is held, or is COMMIT, whose events follow one by one."""
         self.frames += 1
         handler, following = _TRANSITIONS.get((self._state, frame.command), _REFUSAL)
         try:
@@ -284,24 +283,27 @@ class Connection:
         if id in self._subscriptions:
             # "Within the same connection, different subscriptions MUST use different subscription identifiers."
             raise ProtocolError(
-                "The subscription id is in use", "Send UNSUBSCRIBE first, or give each subscription an id of its own."
+                "The subscription id is in use", "Send UNSUBSCRIBE first, or give each subscription its own id."
             )
         prefix = message_prefix(named, destination, self._session, self.version)
         self._subscriptions[id] = Subscription(destination, mode, prefix)
         return Subscribe(id, destination, mode, frame.headers, _receipt_of(frame))
 
     def _unnamed(self, frame: Frame, destination: str) -> str:
-        """The id of a subscription that has none, as 1.0 allows: one for each destination."""
+        """Return the id for a subscription without one, which 1.0 allows: one per destination."""
         return "\n" + destination if self.version == "1.0" else _required(frame, "id")
 
     def _unsubscribe(self, frame: Frame) -> Event:
         id = frame.headers.get("id") or self._subscribed_to(frame)
-        # What waits for its acknowledgement is forgotten, too. An id that is unknown is ignored.
+        # Messages that wait for an acknowledgement are forgotten as well. An unknown id is ignored.
         self._subscriptions.pop(id, None)
         return Unsubscribe(id, _receipt_of(frame))
 
     def _subscribed_to(self, frame: Frame) -> str:
-        """1.0: UNSUBSCRIBE "requires either a destination header or an id header"."""
+        """Return the id that an UNSUBSCRIBE without one refers to.
+
+        On 1.0, UNSUBSCRIBE "requires either a destination header or an id header".
+        """
         if self.version != "1.0":
             return _required(frame, "id")
         destination = _required(frame, "destination")
@@ -314,7 +316,7 @@ class Connection:
         return self._settle_or_hold(frame, Ack)
 
     def _nack(self, frame: Frame) -> Event | None:
-        # "NACK is the opposite of ACK": cumulative where ACK is.
+        # "NACK is the opposite of ACK", so it is cumulative where ACK is.
         return self._settle_or_hold(frame, Nack)
 
     def _settle_or_hold(self, frame: Frame, event: type[Ack | Nack]) -> Event | None:
@@ -330,10 +332,10 @@ class Connection:
         return next((each.settle(number) for each in self._subscriptions.values() if number in each.waiting), [])
 
     def _acknowledged(self, frame: Frame) -> int:
-        """The number of the message that an ACK is for.
+        """Return the number of the message that an ACK or NACK is for.
 
-        It stands in `id` on 1.2, in `message-id` on 1.0 and 1.1, and some clients write `id` on any version. 1.1's
-        `subscription` says nothing more, as no two messages of a session have one number.
+        It is in `id` on 1.2 and in `message-id` on 1.0 and 1.1, and some clients write `id` on any version. The header
+        `subscription` of 1.1 adds nothing, because message numbers are unique within a session.
         """
         names = ("id", "message-id") if self.version == "1.2" else ("message-id", "id")
         id = frame.headers.get(names[0]) or frame.headers.get(names[1]) or ""
@@ -341,13 +343,13 @@ class Connection:
         if session == self._session and _NUMBER.fullmatch(number) and 0 < int(number) <= self._number:
             return int(number)
         if not any(each.acknowledges for each in self._subscriptions.values()):
-            # stompjs 5 to 7.1 send `id:undefined` when an application acknowledges what it need not.
+            # stompjs 5 to 7.1 send `id:undefined` when an application acknowledges a message that does not need it.
             return _NO_MESSAGE
         if not id:
             raise _missing(frame, names[0])
         raise ProtocolError(
             "The message to acknowledge is unknown",
-            f"No message of this session has the id {id[:80]!r}. On STOMP 1.2 it is the header ack of the MESSAGE, "
+            f"No message of this session has the id {id[:80]!r}. On STOMP 1.2 send the ack header of the MESSAGE, "
             "on 1.0 and 1.1 its message-id.",
         )
 
@@ -359,8 +361,8 @@ class Connection:
         return None
 
     def _hold(self, frame: Frame, held: Held) -> None:
-        # Nobody can begin a transaction with an empty id, so that is refused too: to do at once what was to wait for
-        # COMMIT would be a silent lie.
+        # A transaction cannot have an empty id, so an empty header is refused as well: the frame must not silently take
+        # effect without waiting for COMMIT.
         self._transactions.hold(frame.headers["transaction"], held, self._parser.head_size + len(frame.body))
 
     def _begin(self, frame: Frame) -> Event:
@@ -394,7 +396,7 @@ class Connection:
         if self._state is State.AWAITING_CONNECT:
             raise ProtocolError("The first frame must be CONNECT", f"It is {frame.command[:40]!r}.")
         if frame.command in ("CONNECT", "STOMP"):
-            raise ProtocolError("The client is connected already", "CONNECT is sent once on a connection.")
+            raise ProtocolError("The client is already connected", "Send CONNECT only once on a connection.")
         raise ProtocolError("The command is unknown", f"{frame.command[:40]!r} is not a command of STOMP clients.")
 
     # ---- Private ----
@@ -410,12 +412,12 @@ class Connection:
 
 
 def _receipt_of(frame: Frame) -> str | None:
-    """An empty one is none: to answer it takes an empty header, which several clients cannot read."""
+    """Return the frame's receipt. An empty one counts as none: several clients cannot read an empty header."""
     return frame.headers.get("receipt") or None
 
 
 def _required(frame: Frame, name: str) -> str:
-    """The value of a header that must be there and, as it is sent back, must not be empty."""
+    """Return the value of a required header, which must not be empty, because it is sent back. ProtocolError if not."""
     value = frame.headers.get(name)
     if not value:
         raise _missing(frame, name)
@@ -427,13 +429,13 @@ def _missing(frame: Frame, name: str) -> ProtocolError:
 
 
 _PARSING = frozenset((State.AWAITING_CONNECT, State.CONNECTED))
-"""Where the next thing to happen is a frame from the client."""
+"""The states in which frames are parsed."""
 
 _RECEIVING = _PARSING | {State.CONNECTING, State.COMMITTING}
-"""Where what comes is kept."""
+"""The states in which received data is kept."""
 
 _ANSWERING = frozenset((State.CONNECTED, State.COMMITTING, State.DISCONNECTING))
-"""Where a receipt may be due."""
+"""The states in which a receipt may be due."""
 
 _Handler = Callable[[Connection, Frame], Event | None]
 

@@ -1,13 +1,13 @@
-"""One subscription as the server keeps it: what its messages begin with, and which of them wait.
+"""One subscription on the server: the beginning of its messages, and those that wait for an acknowledgement.
 
-A message has one number for as long as the connection lasts; `SESSION-NUMBER` is its `message-id` and, where an
-acknowledgement is wanted, its `ack`. So the message is found alike on all versions, and the number alone says
-whether an id was ever given out. What is remembered per message is the application's token, in the order of
-sending, which is all that `client`, the cumulative mode, needs.
+Message numbers are unique within a connection. `SESSION-NUMBER` is the `message-id` of a message and, if an
+acknowledgement is wanted, its `ack`. So a message is found in the same way on all versions, and the number alone tells
+whether an id was ever used. For each waiting message the application's token is kept, in the order of sending, which
+is all that the cumulative mode `client` needs.
 
-An ACK or NACK for a message that was sent but does not wait (its subscription has ended; it was acknowledged
-before, by itself or by a cumulative ACK for a later one; its subscription is `auto`) acknowledges nothing and
-is no error: clients unsubscribe while their acknowledgements are on the way.
+An ACK or NACK for a message that was sent but does not wait (its subscription has ended or is `auto`, or the message
+was acknowledged before, by itself or by a cumulative ACK for a later one) acknowledges nothing and is not an error:
+clients unsubscribe while their acknowledgements are on the way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rowbell.stomp.headers import encode_header
 
 
 class Subscription:
-    """What one subscription's messages begin with, and which of them wait for their acknowledgement."""
+    """One subscription of a `Connection`, which owns it."""
 
     __slots__ = ("_cumulative", "acknowledges", "destination", "prefix", "waiting")
 
@@ -29,7 +29,7 @@ class Subscription:
         """The frame up to the message's number."""
         self.acknowledges = ack != "auto"
         self.waiting: dict[int, object] = {}
-        """Number → token, in the order of sending. How many there may be is the application's to say."""
+        """Tracks number → token, in the order of sending. The application limits how many there are."""
         self._cumulative = ack == "client"
 
     def wait_for(self, number: int, token: object) -> None:
@@ -37,7 +37,7 @@ class Subscription:
         self.waiting[number] = token
 
     def settle(self, number: int) -> list[object]:
-        """Take out the token of a waiting message, in cumulative mode with those of all messages before it."""
+        """Remove and return the token of a waiting message, in cumulative mode with those of all earlier ones."""
         if not self._cumulative:
             return [self.waiting.pop(number)]
         # "The acknowledgment operates on the message specified in the ACK frame and all messages sent to the
@@ -47,10 +47,10 @@ class Subscription:
 
 
 def message_prefix(id: str | None, destination: str, session: str, version: str) -> str:
-    """What every message of a subscription begins with: the frame up to the message's number.
+    """Return the beginning of every message of a subscription: the frame up to the message's number.
 
-    Clients look up their handlers by the id, and some by the destination, so both are what the client wrote. 1.0
-    clients that gave no id expect no `subscription`. `content-type` always comes: without it a body is "a binary blob".
+    Clients look up their handlers by id, some by destination, so both are what the client wrote. 1.0 clients that gave
+    no id expect no `subscription`. `content-type` is always sent: without it, a body is "a binary blob".
     """
     named = encode_header("subscription", id, version) + "\n" if id else ""
     to = encode_header("destination", destination, version)

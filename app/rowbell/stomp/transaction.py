@@ -1,15 +1,15 @@
-"""The transactions of one connection: what is held until its COMMIT.
+"""The transactions of one connection, and the frames that they hold until COMMIT.
 
 "Transactions in this case apply to sending and acknowledging - any messages sent or acknowledged during a transaction
 will be processed atomically based on the transaction." A SEND, ACK or NACK with the header `transaction` is checked
-when it comes, as any frame is, and then held: the messages it acknowledges go on waiting, and its receipt, which says
-that it has taken effect, is not due. COMMIT gives out what was held, in its order. ABORT, DISCONNECT and the end of the
-connection forget it: then it never takes effect, and nobody is told that it has.
+when it arrives, like any frame, and then held: the messages it acknowledges still wait, and its receipt, which confirms
+that it has taken effect, is not due. COMMIT releases the held frames in order. ABORT, DISCONNECT and the end of the
+connection discard them: they never take effect, and their receipts are never sent.
 
-Which messages a held ACK or NACK is for is found at COMMIT: those that it would be for if it came then. In mode
+A held ACK or NACK is resolved at COMMIT: it settles the messages that it would settle if it arrived then. In mode
 `client` "the ACK operates on the message specified in the ACK frame and all messages sent to the subscription before
-the ACK'ed message": what was sent after that message, even if it was before COMMIT, still waits. What has been
-acknowledged in the meantime, or belongs to a subscription that has ended, is not acknowledged again.
+the ACK'ed message": later messages still wait, even if they were sent before COMMIT. Messages that have been
+acknowledged meanwhile, or whose subscription has ended, are not acknowledged again.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from rowbell.stomp.errors import ProtocolError
 from rowbell.stomp.events import Ack, Nack, Send
 
 OPEN_LIMIT = 16
-"""Transactions that are open at the same time. Clients have one, or one for each of a few things they do at once; who
-has more has forgotten to end them."""
+"""Transactions that may be open at the same time. Clients have one, or one for each of a few concurrent tasks; a client
+with more has forgotten to end them."""
 
 HELD_FRAMES_LIMIT = 500
-"""Frames held, in all transactions together. Whatever the application does for a frame, COMMIT makes it do that so
-many times in a row, while nothing else that this client says is heard."""
+"""Frames held, in all transactions together. COMMIT makes the application handle that many frames in a row, during
+which it receives nothing else from this client."""
 
 HELD_OCTETS_LIMIT = 256 * 1024
-"""Octets of the frames held, in all transactions together: four of the largest. As Python's objects, frames of nothing
-but short headers take 16 times as much: 4 MiB, measured, is the most that a connection can make us hold."""
+"""Octets of the frames held, in all transactions together: four of the largest frames. As Python objects, frames of
+only short headers take 16 times as much, so a connection can make us hold at most 4 MiB (measured)."""
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """An ACK or NACK that is held, and the number of the message that it names."""
+    """A held ACK or NACK, and the number of the message that it names."""
 
     event: type[Ack | Nack]
     number: int
@@ -44,27 +44,27 @@ Held = Send | Settlement
 
 
 class Transactions:
-    """What one connection has begun, and neither committed nor aborted."""
+    """The open transactions of one `Connection`, which owns them."""
 
     def __init__(self) -> None:
-        # Tracks what is held, by transaction, and how much that is in all of them.
+        # Tracks the held frames by transaction, with their sizes, and the totals for all transactions.
         self._open: dict[str, list[tuple[Held, int]]] = {}
         self._frames = 0
         self._octets = 0
 
     def begin(self, id: str) -> None:
-        """ProtocolError if it is open, or too many are."""
+        """Begin a transaction. ProtocolError if it is already open, or too many are."""
         if id in self._open:
             # "Within the same connection, different transactions MUST use different transaction identifiers."
             raise ProtocolError(
-                "The transaction is open already", "Send COMMIT or ABORT first, or give each transaction its own id."
+                "The transaction is already open", "Send COMMIT or ABORT first, or give each transaction its own id."
             )
         if len(self._open) >= OPEN_LIMIT:
             raise ProtocolError(f"More than {OPEN_LIMIT} transactions are open", "Send COMMIT or ABORT for one first.")
         self._open[id] = []
 
     def hold(self, id: str, held: Held, size: int) -> None:
-        """Keep a frame of `size` octets. ProtocolError if the transaction is not open, or there is no room."""
+        """Hold a frame of `size` octets. ProtocolError if the transaction is not open, or a limit is exceeded."""
         if id not in self._open:
             raise _not_open(id)
         if self._frames >= HELD_FRAMES_LIMIT:
@@ -76,7 +76,7 @@ class Transactions:
         self._octets += size
 
     def end(self, id: str) -> list[Held]:
-        """Forget a transaction: what it held, in the order it came. ProtocolError if it is not open."""
+        """Remove a transaction and return what it held, in order of arrival. ProtocolError if it is not open."""
         ended = self._open.pop(id, None)
         if ended is None:
             raise _not_open(id)
@@ -85,15 +85,15 @@ class Transactions:
         return [held for held, _ in ended]
 
     def clear(self) -> None:
-        """Abort them all."""
+        """Abort all transactions."""
         self._open.clear()
         self._frames = self._octets = 0
 
 
-_COMMIT_MORE_OFTEN = "Nothing of them is done. Send COMMIT after fewer frames."
+_COMMIT_MORE_OFTEN = "None of these frames takes effect. Send COMMIT after fewer frames."
 
 
 def _not_open(id: str) -> ProtocolError:
     return ProtocolError(
-        "The transaction is not open", f"There is no {id[:80]!r}: it was not begun, or has been committed or aborted."
+        "The transaction is not open", f"{id[:80]!r} was never begun, or has already been committed or aborted."
     )

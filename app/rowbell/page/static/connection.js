@@ -25,7 +25,7 @@ const LAST_DELAY = 10_000;
 /** Milliseconds that an attempt may take: a server that stopped answering is tried again. */
 const CONNECT_TIMEOUT = 10_000;
 
-/** What trying again does not mend. */
+/** What trying again does not fix. */
 class Refused extends Error {}
 
 /** @type {Listener} Listens once a connection is closed: frames that were on their way are nobody's. */

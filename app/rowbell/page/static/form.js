@@ -71,7 +71,7 @@ async function insert() {
     });
     answer = await response.json();
   } catch {
-    showError(null, 'The server did not answer. If the connection broke at this moment, the row may be there or not.');
+    showError(null, 'The server did not answer. The row may or may not have been committed.');
     return;
   }
   if (!response.ok) {

@@ -23,7 +23,7 @@ const MANY_LINES = 6;
 const STATES = { connecting: 'Connecting', live: 'Live', reconnecting: 'Reconnecting', refused: 'Refused' };
 
 const LOST =
-  'The server cannot be reached. What you see may be out of date; what is committed meanwhile appears when it is back.';
+  'The server cannot be reached. This inbox may be out of date; it catches up when the connection is back.';
 
 /** @param {string} selector */
 const one = (selector) => /** @type {HTMLElement} */ (document.querySelector(selector));
@@ -74,12 +74,12 @@ function bodyElements(text) {
   const body = element('p', { className: 'body', dir: 'auto', textContent: text });
   if (text.length <= LONG && text.split('\n').length <= MANY_LINES) return [body];
   body.classList.add('clamped');
-  const more = element('button', { type: 'button', className: 'quiet', textContent: 'Show all of it' });
+  const more = element('button', { type: 'button', className: 'quiet', textContent: 'Show all' });
   more.setAttribute('aria-expanded', 'false');
   more.addEventListener('click', () => {
     const isClamped = body.classList.toggle('clamped');
     more.setAttribute('aria-expanded', String(!isClamped));
-    more.textContent = isClamped ? 'Show all of it' : 'Show less';
+    more.textContent = isClamped ? 'Show all' : 'Show less';
   });
   return [body, more];
 }
@@ -377,7 +377,7 @@ export class View {
     const toast = element(
       'p',
       { className: 'toast' },
-      element('strong', { textContent: news.length === 1 ? 'New: ' : `${news.length} new, the last: ` }),
+      element('strong', { textContent: news.length === 1 ? 'New: ' : `${news.length} new, the latest: ` }),
       element('span', { dir: 'auto', textContent: latest.title }),
     );
     one('#toasts').replaceChildren(toast);
