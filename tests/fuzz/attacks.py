@@ -9,7 +9,7 @@ from random import Random
 from urllib.parse import quote
 
 from tests.fuzz import broken, grammar, tokens
-from tests.fuzz.broken import GET
+from tests.fuzz.broken import GET, GET_CHUNKED
 from tests.fuzz.grammar import Stomp, Words, command
 from tests.fuzz.mutation import damage, pieces
 from tests.fuzz.plan import (
@@ -320,12 +320,14 @@ def _silent(r: Random, made: Plan) -> None:
     """Connect, say half a word or none, and wait to be thrown out."""
     made.keeps_websocket = False
     half = upgrade("/ws")[: r.randrange(1, 150)]
+    whole = upgrade("/ws")
     said = r.choice(
-        [b"", half, GET, GET + half, upgrade("/ws"), upgrade("/ws") + frame(TEXT, b"CONNECT\n")[:9], b"\r\n" * 3]
+        [b"", half, GET, GET + half, GET_CHUNKED, whole, whole + frame(TEXT, b"CONNECT\n")[:9], b"\r\n" * 3]
     )
     made.steps += [Send(said)] if said else []
-    if said.startswith(GET):
+    if said.startswith(GET[:9]):
         made.steps.append(Pause(0.1))
+        made.steps += [Send(r.choice([b"\r\n", b"5\r\n", b"0\r\na:"]))] if r.random() < 0.5 else []
     made.steps.append(Linger(SILENCE + 1))
     made.ended_within = SILENCE
 

@@ -9,6 +9,7 @@ from tests.fuzz.plan import Deafness, Send, Step
 from tests.fuzz.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, upgrade
 
 GET = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
+GET_CHUNKED = b"GET /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 Steps = list[Step]
 
@@ -146,6 +147,8 @@ def _bodies() -> list[bytes]:
         upgrade("/ws", "Content-Length: 5", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
         upgrade("/ws", "Transfer-Encoding: chunked") + b"zz\r\nx",
         upgrade("/ws", "Expect: 100-continue"),
+        GET_CHUNKED + b"0\r\n" + b"a:\r\n" * 1000,
+        GET * 3000,
     ]
 
 
