@@ -76,6 +76,7 @@ class GatewayServer(uvicorn.Server):
         config = self.config
 
         def protocol() -> asyncio.Protocol:
+            # As uvicorn makes it in `startup`.
             return HttpProtocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
 
         timeout = HEAD_TIMEOUT if config.ssl else None
@@ -179,7 +180,6 @@ def _config(web: Web, settings: Settings, context: ssl.SSLContext | None) -> uvi
 
     return uvicorn.Config(
         web,
-        http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=settings.max_frame,
         ws_per_message_deflate=False,  # 20 KiB per connection instead of 60
