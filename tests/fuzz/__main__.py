@@ -33,14 +33,16 @@ import multiprocessing
 import re
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 
@@ -287,6 +289,16 @@ async def replay(seeds: Sequence[int], directory: Path) -> int:
         return 1 if found else 0
 
 
+async def _until_sigterm(work: Coroutine[Any, Any, int]) -> int:
+    """As Ctrl-C, which is ignored in the background, SIGTERM stops what was started."""
+    running = asyncio.create_task(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Attack running gateways.")
     parser.add_argument("--minutes", type=float, default=60.0, help="how long (60)")
@@ -299,7 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.seed = secrets.randbits(32) if options.seed is None else options.seed
     directory = Path(tempfile.mkdtemp(prefix="rowbell-fuzz-"))
-    code = asyncio.run(replay(options.replay, directory) if options.replay else fuzz(options, directory))
+    code = asyncio.run(
+        _until_sigterm(replay(options.replay, directory) if options.replay else fuzz(options, directory))
+    )
     if code == 0:
         shutil.rmtree(directory)
     return code
