@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable
@@ -496,6 +497,33 @@ class TestTls:
         async with gateway(server, ssl_certfile=str(made.certfile), ssl_keyfile=str(made.keyfile)) as address:
             assert await answer(address, b"") == b""
 
+    async def test_who_does_not_answer_the_end_of_tls_is_cut(
+        self, server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("rowbell.gateway.server.LINGER", 0.5)
+        made = Certificate.made(tmp_path)
+
+        def refused(address: str) -> bytes:
+            """What TCP brings after the end of TLS."""
+            host, port = address.split(":")
+            context = ssl.create_default_context(cafile=made.certfile)
+            context.check_hostname = False
+            with (
+                socket.create_connection((host, int(port)), timeout=10) as opened,
+                socket.socket(fileno=os.dup(opened.fileno())) as beneath,
+                context.wrap_socket(opened) as client,
+            ):
+                client.sendall(upgrade("/nowhere", "x"))
+                while client.recv(65536):
+                    pass
+                beneath.settimeout(10)
+                with contextlib.suppress(ConnectionError):
+                    return beneath.recv(1)
+                return b""
+
+        async with gateway(server, ssl_certfile=str(made.certfile), ssl_keyfile=str(made.keyfile)) as address:
+            assert await asyncio.to_thread(refused, address) == b""
+
 
 class TestHttpProtocol:
     """What comes before the request is whole."""
@@ -528,6 +556,18 @@ class TestHttpProtocol:
     async def test_a_request_of_many_headers_is_refused(self, server: PostgresServer, request_: bytes) -> None:
         async with gateway(server) as address:
             assert b" 400 Bad Request" in await answer(address, request_)
+
+    async def test_who_sends_a_long_body_that_nobody_needs_has_the_answer(self, server: PostgresServer) -> None:
+        async with gateway(server) as address:
+            size = 50 * http_protocol.MAX_HEAD
+            head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+            reader, writer = await asyncio.open_connection(*address.split(":"))
+            writer.write(head)
+            for _ in range(50):
+                writer.write(b"x" * http_protocol.MAX_HEAD)
+                await asyncio.sleep(0)
+            assert b" 404 " in await reader.readline()
+            writer.close()
 
     async def test_a_body_that_comes_with_its_head_is_no_head(self, server: PostgresServer) -> None:
         async with gateway(server) as address:
@@ -588,6 +628,8 @@ class TestHttpProtocol:
     async def test_a_head_without_end_is_cut(self, server: PostgresServer) -> None:
         async with gateway(server) as address:
             assert await answer(address, b"GET /live HTTP/1.1\r\nX: " + b"x" * (http_protocol.MAX_HEAD + 1)) == b""
+            in_one_read = b"GET /live HTTP/1.1\r\nX: " + b"x" * http_protocol.MAX_HEAD + b"\r\n\r\n"
+            assert b" 200 " not in await answer(address, in_one_read)
             assert await answer(address, b"GET /live HTTP/1.1\r\n" + (b"X: " + b"y" * 1000 + b"\r\n") * 66) == b""
 
     async def test_a_websocket_that_is_silent_is_not_cut_by_it(

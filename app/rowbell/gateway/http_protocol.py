@@ -60,7 +60,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._impatience is not None and self._head > MAX_HEAD:
             self._cut()
         elif self.cycle is None or self.cycle.response_complete:
-            self._await_head()  # an empty line, or more of a body that is not read
+            self._await_head()  # an empty line, or more of a body that is not needed: the time is limited
 
     def on_message_begin(self) -> None:
         super().on_message_begin()  # type: ignore[no-untyped-call, unused-ignore]
@@ -74,10 +74,16 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests at once")
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            raise ValueError("too long a head")  # it came in one read
         self._head_is_here()
         if self._open.pop(self, None) is not None:
             self._open[self] = self._cut  # moved to the end, as the one with the most recent request
         super().on_headers_complete()  # type: ignore[no-untyped-call, unused-ignore]
+
+    def on_body(self, body: bytes) -> None:
+        self._head = 0  # a body is not part of a head, even if it is not read any more
+        super().on_body(body)
 
     def handle_websocket_upgrade(self) -> None:
         """Upgrade only when all earlier requests are answered and their answers read: the WebSocket would never learn

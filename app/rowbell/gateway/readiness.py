@@ -10,6 +10,9 @@ from rowbell.errors import DatabaseError
 from rowbell.gateway.link import Link
 from rowbell.gateway.sweep import Sweeper
 from rowbell.inbox import Inbox
+from rowbell.logs import get_logger
+
+log = get_logger("gateway.readiness")
 
 SWEEP_OVERDUE = 15.0
 """Seconds without a sweep after which a gateway is not ready: what the stream has lost would not arrive."""
@@ -30,6 +33,8 @@ class Readiness:
         self._probe: asyncio.Task[bool] | None = None
         """Tracks the latest probe of PostgreSQL."""
         self._asked_at = float("-inf")
+        self._answers = True
+        """Tracks whether PostgreSQL answered the last probe: a failure is logged once."""
 
     async def complaint(self) -> str | None:
         """Return None if PostgreSQL answers, the sweep runs, the bus is connected and tokens can be verified; otherwise
@@ -56,6 +61,10 @@ class Readiness:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 await self._inbox.ping()
-        except (TimeoutError, DatabaseError):
-            return False
-        return True
+        except (TimeoutError, DatabaseError) as error:
+            if self._answers:
+                log.warning("probe_failed", reason=str(error) or f"no answer within {PROBE_TIMEOUT:g} s")
+            self._answers = False
+        else:
+            self._answers = True
+        return self._answers

@@ -21,7 +21,7 @@ from rowbell.gateway import tls
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.http_protocol import HEAD_TIMEOUT, HttpProtocol
 from rowbell.gateway.web import Web
-from rowbell.gateway.websocket import WebSocketProtocol
+from rowbell.gateway.websocket import LINGER, WebSocketProtocol
 from rowbell.logs import get_logger
 
 log = get_logger("gateway.server")
@@ -64,7 +64,7 @@ class GatewayServer(uvicorn.Server):
         """Tracks whether a signal has arrived; the stop may have begun for another reason."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([])  # uvicorn's own servers would give clients a minute for the TLS handshake
+        await super().startup([])  # without sockets: uvicorn has no settings for the time-outs of TLS
         if not self.should_exit:
             for each in sockets or ():
                 self.servers.append(await self._listen(each))
@@ -79,9 +79,14 @@ class GatewayServer(uvicorn.Server):
             # As uvicorn makes it in `startup`.
             return HttpProtocol(config=config, server_state=self.server_state, app_state=self.lifespan.state)
 
-        timeout = HEAD_TIMEOUT if config.ssl else None
         return await self._loop.create_server(
-            protocol, sock=listener, ssl=config.ssl, ssl_handshake_timeout=timeout, backlog=BACKLOG
+            protocol,
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=config.ssl,
+            # The defaults are a minute, and half a minute until a client has answered the end of TLS.
+            ssl_handshake_timeout=HEAD_TIMEOUT if config.ssl else None,
+            ssl_shutdown_timeout=LINGER if config.ssl else None,
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -183,7 +188,7 @@ def _config(web: Web, settings: Settings, context: ssl.SSLContext | None) -> uvi
         ws=WebSocketProtocol,
         ws_max_size=settings.max_frame,
         ws_per_message_deflate=False,  # 20 KiB per connection instead of 60
-        ws_ping_interval=None,  # STOMP heart-beats, and TCP keep-alive for clients without them, replace pings
+        ws_ping_interval=None,  # STOMP has heart-beats; JsonSession pings; TCP keep-alive finds the rest
         ssl_context_factory=give_context if context else None,
         proxy_headers=settings.trusted_proxies is not None,
         forwarded_allow_ips=(settings.trusted_proxies or "").split(","),
