@@ -135,7 +135,7 @@ class TestTls:
         from rowbell.config import Settings
 
         args = _parser().parse_args(["serve", "--embedded", "--ssl-certfile", str(certificate.certfile)])
-        with pytest.raises(SettingsError, match="without TLS"):
+        with pytest.raises(SettingsError, match="does not use TLS"):
             args.run(args, Settings())
 
 
