@@ -16,9 +16,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from rowbell.auth import Tokens
 from rowbell.cli import COMMANDS, main
+from rowbell.cli.serve import _page
+from rowbell.config import Settings
 from tests.integration.processes import EmbeddedGateway
 from tests.integration.systems import embedded
 from tests.postgres_server import debian, running
@@ -594,3 +597,19 @@ def test_tokens_made_with_the_env_of_embedded_mode_are_those_that_it_takes(
         finally:
             listening.kill()
             listening.communicate()
+
+
+@pytest.mark.parametrize("name", ["topic:news", "/topic/news", "news.#", "", "x" * 250])
+def test_what_is_not_the_name_of_a_topic_is_refused_before_anything_is_asked(name: str, rowbell: Rowbell) -> None:
+    result = rowbell("listen", "alice", "--topic", name, ROWBELL_JWT_SECRET=SECRET)
+
+    assert result.status == 1
+    assert result.err.startswith(f"rowbell: {name!r} is not the name of a topic: ")
+
+
+@pytest.mark.parametrize(("host", "said"), [("0.0.0.0", 1), ("127.0.0.1", 0)])
+def test_a_page_that_others_can_reach_is_warned_of(host: str, said: int) -> None:
+    settings = Settings(host=host, jwt_secret=SECRET, page_database_url="postgresql://app@127.0.0.1/app")
+    with capture_logs() as logs:
+        _page(settings, Tokens.of(settings))
+    assert [each["event"] for each in logs].count("page_is_exposed") == said

@@ -70,8 +70,8 @@ def test_a_missing_setting_is_named_with_what_it_is_and_an_example() -> None:
         settings.require("database_url", "redis_url", "jwt_secret")
 
     assert str(refused.value).splitlines() == [
-        "ROWBELL_REDIS_URL is not set. It is Redis, for presence. Example: ROWBELL_REDIS_URL=redis://127.0.0.1:6379/0",
-        "ROWBELL_JWT_SECRET is not set. It is the key of HS256 tokens, 32 bytes or more. "
+        "ROWBELL_REDIS_URL is not set. Meaning: Redis, for presence. Example: ROWBELL_REDIS_URL=redis://127.0.0.1:6379/0",
+        "ROWBELL_JWT_SECRET is not set. Meaning: the key of HS256 tokens, 32 bytes or more. "
         "Example: ROWBELL_JWT_SECRET=$(openssl rand -hex 32)",
     ]
 

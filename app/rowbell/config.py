@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import errno
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -485,7 +486,7 @@ def not_listening(what: str, error: OSError | UnicodeError, setting: str) -> Set
     else:
         host = setting.replace("PORT", "HOST")
         advice = f"Set {host} to an address of this machine: 127.0.0.1, or 0.0.0.0 for all of them."
-    return SettingsError(f"{what}: {getattr(error, 'strerror', None) or error}. {advice}")
+    return SettingsError(f"{what}: {os.strerror(number) if number and number > 0 else error}. {advice}")
 
 
 def parsed(name: str, text: str) -> Any:
@@ -507,4 +508,4 @@ def _unknown(environ: Mapping[str, str]) -> Iterator[str]:
 
 def _complaint(field: dataclasses.Field[Any], problem: str) -> str:
     name = environment_name(field.name)
-    return f"{name} {problem}. It is {field.metadata['doc']}. Example: {name}={field.metadata['example']}"
+    return f"{name} {problem}. Meaning: {field.metadata['doc']}. Example: {name}={field.metadata['example']}"

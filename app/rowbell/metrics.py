@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, start_http_server
 
 from rowbell.config import Settings, not_listening
 from rowbell.logs import get_logger
 
 log = get_logger("metrics")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each counter that says when its process started
 
 _events = Counter("rowbell_events_total", "Changes given to subscriptions, by their source", ["by"])
 EVENTS_LIVE = _events.labels("live")

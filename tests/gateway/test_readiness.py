@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
+from structlog.testing import capture_logs
 
 from rowbell.auth import Rules, Tokens
 from rowbell.auth.keyring import Keyring
@@ -47,10 +49,16 @@ async def test_strangers_are_not_told_where_postgresql_is_and_why_it_is_away() -
         serving = asyncio.create_task(serve(gateway, listen("127.0.0.1", 0), started=stopped.append))
         try:
             await eventually("ready", lambda: _says(gateway, None))
-            server.kill()
-            await eventually("it is noticed", lambda: _says(gateway, "PostgreSQL does not answer"), PROBE_TIMEOUT + 10)
-            server.start()
-            await eventually("ready again", lambda: _says(gateway, None))
+            with capture_logs() as logs:
+                server.kill()
+                await eventually("noticed", lambda: _says(gateway, "PostgreSQL does not answer"), PROBE_TIMEOUT + 10)
+                await eventually("the sweep too", lambda: any(each["event"] == "sweep_failed" for each in logs))
+                server.start()
+                await eventually("ready again", lambda: _says(gateway, None))
+            # but the log is, once for each reason
+            assert [each["event"] for each in logs].count("probe_failed") == 1
+            reasons = [each["reason"] for each in logs if each["event"] == "sweep_failed"]
+            assert all(earlier != later for earlier, later in pairwise(reasons)), reasons
         finally:
             stopped[0]()  # type: ignore[operator]
             await serving

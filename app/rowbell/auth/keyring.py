@@ -29,7 +29,10 @@ PUBLIC_KEY_FILE = environment_name("jwt_public_key_file")
 JWKS = environment_name("jwt_jwks")
 ALGORITHMS = environment_name("jwt_algorithms")
 
-ALONE = "It is the only key that can sign tokens. To use a token of your issuer: rowbell listen USER --token TOKEN"
+ALONE = (
+    "Use the gateway's secret, which no other can replace; after `make run` or `make stack`: . .rowbell/env\n"
+    "To use a token of your issuer: rowbell listen USER --token TOKEN"
+)
 """Advice when there is no secret."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowbell.cli.options import setting
 from rowbell.config import Settings
+from rowbell.errors import RowbellError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -64,9 +65,15 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     import asyncio
 
     from rowbell.cli.listener import NOTIFICATIONS, Listener
+    from rowbell.gateway.topics import DESTINATION, topic_of
 
+    if args.topic is not None and topic_of(DESTINATION + args.topic) is None:
+        raise RowbellError(
+            f"{args.topic!r} is not the name of a topic: 1 to 249 characters, none of them / * # : and no control "
+            "characters. Give the name alone, as in --topic news.sport, without /topic/ or topic:"
+        )
     url = args.url or settings.gateway_url
-    destination = f"/topic/{args.topic}" if args.topic is not None else NOTIFICATIONS
+    destination = f"{DESTINATION}{args.topic}" if args.topic is not None else NOTIFICATIONS
     source = _token_source(args, settings)
     asyncio.run(Listener(url, args.user, source, args.ack, _printer(args), destination).run())
     return 0

@@ -231,6 +231,9 @@ def _page(settings: Settings, tokens: Tokens) -> list[BaseRoute]:
         return []
     if not tokens.can_issue:
         settings.require("jwt_secret")  # the page issues tokens
+    from rowbell.logs import get_logger
     from rowbell.page import routes
 
+    if settings.host not in ("localhost", "127.0.0.1", "::1"):
+        get_logger("serve").warning("page_is_exposed", host=settings.host, effect="whoever reaches it can be any user")
     return routes(settings.page_database_url, tokens, hosts=[settings.host])

@@ -71,15 +71,17 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep until cancelled; while PostgreSQL is unavailable, retry."""
-        delays = backoff(cap=INTERVAL)
+        delays, told = backoff(cap=INTERVAL), ""
         while True:
             try:
                 await self.sweep()
             except DatabaseUnavailable as error:
-                log.warning("sweep_failed", reason=str(error))
+                if told != str(error):
+                    log.warning("sweep_failed", reason=str(error))
+                told = str(error)
                 await asyncio.sleep(next(delays))
             else:
-                delays = backoff(cap=INTERVAL)
+                delays, told = backoff(cap=INTERVAL), ""
                 await self._wait()
 
     def hurry(self) -> None:

@@ -36,7 +36,7 @@ def context(settings: Settings) -> ssl.SSLContext | None:
                 f"ROWBELL_SSL_KEYFILE: the key in {key or certificate} does not match the first certificate in "
                 f"{certificate}. The gateway's own certificate must come first in that file."
             ) from None
-        files = certificate if key is None else f"{certificate} and {key}"
+        files = f"{certificate}, and ROWBELL_SSL_KEYFILE is not set" if key is None else f"{certificate} and {key}"
         raise SettingsError(
             f"ROWBELL_SSL_CERTFILE: no certificate and key can be read from {files}. Both must be PEM, "
             "-----BEGIN CERTIFICATE----- and -----BEGIN PRIVATE KEY-----, in one file or in two."

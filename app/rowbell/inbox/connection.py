@@ -111,7 +111,7 @@ def translate_errors(rights: str = GATEWAYS_RIGHTS) -> Iterator[None]:
 
 
 def _ours(error: BaseException | None, rights: str) -> DatabaseError | None:
-    text = str(error).strip()
+    text = " ".join(str(error).split())  # libpq indents by a tab what it says of each address
     if isinstance(error, TRANSIENT_ERRORS):
         return DatabaseUnavailable(f"PostgreSQL cannot be used at present: {text}")
     match error:
