@@ -229,7 +229,7 @@ class TestPermission:
             error = await next_frame(opened)
             assert (error.command, error.headers["receipt-id"]) == ("ERROR", "r")
             assert error.headers["message"] == "the token does not allow /topic/secret"
-            assert error.body == "The token's topics claim must contain a pattern that matches the name."
+            assert error.body.endswith(". The token's topics claim must contain a pattern that matches the name.")
             assert await close_code(opened) == 1008
 
     @pytest.mark.parametrize(

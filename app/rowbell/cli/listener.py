@@ -204,11 +204,12 @@ class Listener:
 
 
 def _reason(error: Error) -> str:
-    """Join the error's message and body, unless the body, as it may, merely repeats the message."""
+    """Return the error's body, which repeats the message, and in front of it the message if it does not."""
     body = error.body.decode(errors="backslashreplace").strip()
-    if not body or re.findall(r"\w+", body) == re.findall(r"\w+", error.message):
+    message, words = re.findall(r"\w+", error.message), re.findall(r"\w+", body)
+    if words[: len(message)] == message:
         return body or error.message
-    return f"{error.message}. {body}"
+    return f"{error.message}. {body}" if body else error.message
 
 
 async def _beat(socket: ClientConnection, interval: float) -> None:

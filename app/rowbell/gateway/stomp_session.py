@@ -110,7 +110,7 @@ class StompSession(Session):
         return self._stomp.receipt(receipt)
 
     def _error(self, message: str, detail: str, receipt: str | None) -> str:
-        return self._stomp.error(message, detail, receipt)
+        return self._stomp.error(message, f"{message}. {detail}" if detail else message, receipt)
 
     def unacknowledged(self, one: Feed | Badge) -> Collection[object]:
         return self._stomp.unacknowledged(one.id)
@@ -174,10 +174,10 @@ class StompSession(Session):
 
     def _advice(self, event: stomp.Invalid) -> str:
         if not self._greeted:
-            return f"{event.body} {PLAIN_JSON}"
+            return f"{event.detail} {PLAIN_JSON}".lstrip()
         if hasattr(self._gateway.frame_limits, event.reason):
-            return f"{event.body} {whose_limit(f'max_{event.reason}')}".lstrip()
-        return event.body
+            return f"{event.detail} {whose_limit(f'max_{event.reason}')}".lstrip()
+        return event.detail
 
     async def _connect(self, event: stomp.Connect) -> None:
         receipt = event.headers.get("receipt")

@@ -10,10 +10,10 @@ from __future__ import annotations
 class ProtocolError(Exception):
     """The peer broke the protocol. Carries the content of the ERROR frame to answer with.
 
-    `message` is one short line that never repeats what the peer sent, so it can be logged. `body` continues with what
-    was wrong with the frame and what to do; it may quote the frame. `receipt` is the frame's `receipt` header, if it
-    had one; `headers` are additional headers of the answer. `reason` is the limit that was exceeded, by its name in
-    `Limits`, or `protocol`.
+    `message` is one short line that never repeats what the peer sent, so it can be logged. `detail` says what was wrong
+    with the frame and what to do; it may be empty, and may quote the frame. `body` is both, for the ERROR frame.
+    `receipt` is the frame's `receipt` header, if it had one; `headers` are additional headers of the answer. `reason`
+    is the limit that was exceeded, by its name in `Limits`, or `protocol`.
     """
 
     def __init__(
@@ -26,6 +26,7 @@ class ProtocolError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.detail = detail
         self.body = f"{message}. {detail}" if detail else f"{message}."
         self.receipt = receipt
         self.headers = headers

@@ -97,6 +97,10 @@ class Invalid(msgspec.Struct, frozen=True):
         return self.error.message
 
     @property
+    def detail(self) -> str:
+        return self.error.detail
+
+    @property
     def body(self) -> str:
         return self.error.body
 
