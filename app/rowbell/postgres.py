@@ -99,10 +99,15 @@ def connect_sync(database_url: str, application_name: str) -> psycopg.Connection
         raise unreachable(database_url, error) from error
 
 
+def one_line(error: BaseException) -> str:
+    """Return what libpq says without its line ends, which it indents with tabs."""
+    return " ".join(str(error).split())
+
+
 def unreachable(database_url: str, error: psycopg.Error) -> DatabaseUnavailable:
     """Return the error for a server that cannot be reached, with advice."""
     return DatabaseUnavailable(
-        f"cannot connect to {shown(database_url)}: {error}\n"
+        f"cannot connect to {shown(database_url)}: {one_line(error)}\n"
         'Check ROWBELL_DATABASE_URL, and that this works: psql "$ROWBELL_DATABASE_URL"'
     )
 

@@ -11,7 +11,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from rowbell.errors import DatabaseError, DatabaseUnavailable
-from rowbell.postgres import ENCODING, BoundedConnection, defaults, encoding_complaint, shown
+from rowbell.postgres import ENCODING, BoundedConnection, defaults, encoding_complaint, one_line, shown
 
 SESSION = (
     # A generic plan does not know how few rows a snapshot has not seen: 220 ms a sweep instead of 1.
@@ -111,7 +111,7 @@ def translate_errors(rights: str = GATEWAYS_RIGHTS) -> Iterator[None]:
 
 
 def _ours(error: BaseException | None, rights: str) -> DatabaseError | None:
-    text = " ".join(str(error).split())  # libpq indents by a tab what it says of each address
+    text = one_line(error) if error else ""
     if isinstance(error, TRANSIENT_ERRORS):
         return DatabaseUnavailable(f"PostgreSQL cannot be used at present: {text}")
     match error:
