@@ -63,7 +63,9 @@ class Control:
         self._unread = []
         for device in self.devices:
             await device.until_unread(0, WITHIN)
+            # The number is asked of the table, and may be here before the changes.
             last = device.subscriptions[-1]
+            await device.until(lambda last=last: len(last.ids("updated")) >= self.rows, "what was read", WITHIN)
             assert all(len(last.ids(event)) == self.rows for event in ("created", "updated")), last.ids()[-30:]
 
     def _check_connected(self, device: Subscriber) -> None:
