@@ -474,6 +474,14 @@ def environment_name(field_name: str) -> str:
     return PREFIX + field_name.upper()
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches this host, a name or an address without brackets."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def not_listening(what: str, error: OSError | UnicodeError, setting: str) -> SettingsError:
     """Return the error for an address that cannot be listened on: `what` failed, and what to do about the port, whose
     setting is `setting`, or about its host.

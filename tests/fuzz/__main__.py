@@ -311,9 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.seed = secrets.randbits(32) if options.seed is None else options.seed
     directory = Path(tempfile.mkdtemp(prefix="rowbell-fuzz-"))
-    code = asyncio.run(
-        _until_sigterm(replay(options.replay, directory) if options.replay else fuzz(options, directory))
-    )
+    work = replay(options.replay, directory) if options.replay else fuzz(options, directory)
+    code = asyncio.run(_until_sigterm(work))
     if code == 0:
         shutil.rmtree(directory)
     return code

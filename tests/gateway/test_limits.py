@@ -7,6 +7,7 @@ import json
 import psycopg
 import pytest
 from prometheus_client import REGISTRY
+from websockets.asyncio.client import ClientConnection
 
 from rowbell.config import Settings
 from rowbell.gateway.rate import BURST
@@ -15,6 +16,7 @@ from tests.gateway.conftest import TOKENS, Running
 from tests.gateway.test_gateway import close_code, next_frame, said_before_the_close, say_hello, socket
 from tests.integration.processes import eventually
 from tests.integration.rows import insert
+from tests.integration.subscriber import Frame
 
 Database = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -35,6 +37,14 @@ def counted(name: str, **labels: str) -> float:
 
 def refused(reason: str) -> float:
     return counted("rowbell_refused_total", reason=reason)
+
+
+async def receipts_and_what_follows(opened: ClientConnection) -> tuple[int, Frame]:
+    """How many receipts come, and the frame after them."""
+    receipts = 0
+    while (frame := await next_frame(opened)).command == "RECEIPT":
+        receipts += 1
+    return receipts, frame
 
 
 @pytest.mark.parametrize("running_gateway", [SMALL], indirect=True)
@@ -92,9 +102,7 @@ class TestFrameRate:
             await say_hello(opened, "fast")
             for n in range(100):
                 await opened.send(f"UNSUBSCRIBE\nid:none\nreceipt:{n}\n\n\0")
-            receipts = 0
-            while (frame := await next_frame(opened)).command == "RECEIPT":
-                receipts += 1
+            receipts, frame = await receipts_and_what_follows(opened)
             assert frame.headers["message"] == "more than 10 frames a second"
             assert "ROWBELL_MAX_FRAME_RATE." in frame.body
             assert 10 * BURST - 2 <= receipts < 50
@@ -108,9 +116,7 @@ class TestFrameRate:
             token = TOKENS.issue("renews", 60)
             for n in range(30):
                 await opened.send(f"SEND\ndestination:/app/token\nreceipt:{n}\n\n{token}\0")
-            receipts = 0
-            while (frame := await next_frame(opened)).command == "RECEIPT":
-                receipts += 1
+            receipts, frame = await receipts_and_what_follows(opened)
             assert frame.headers["message"] == "more than 500 frames a second"
             assert RENEWALS_A_SECOND * BURST - 2 <= receipts < 29
 

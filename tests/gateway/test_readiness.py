@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import pytest
@@ -14,7 +16,7 @@ from rowbell.bus.memory import MemoryBus
 from rowbell.config import Settings
 from rowbell.gateway.gateway import Gateway
 from rowbell.gateway.readiness import PROBE_TIMEOUT
-from rowbell.gateway.server import listen, serve
+from rowbell.gateway.server import Stop, listen, serve
 from rowbell.inbox import Inbox
 from rowbell.inbox.schema import migrate
 from rowbell.presence.memory import MemoryPresence
@@ -44,10 +46,7 @@ async def test_strangers_are_not_told_where_postgresql_is_and_why_it_is_away() -
     with running(debian(15)) as server:
         migrate(server.url("postgres"))
         inbox = Inbox.connect(server.url("postgres"))
-        gateway = Gateway(inbox, MemoryPresence(), MemoryBus(), TOKENS, lambda: False)
-        stopped: list[object] = []
-        serving = asyncio.create_task(serve(gateway, listen("127.0.0.1", 0), started=stopped.append))
-        try:
+        async with a_gateway(inbox, TOKENS) as gateway:
             await eventually("ready", lambda: _says(gateway, None))
             with capture_logs() as logs:
                 server.kill()
@@ -59,29 +58,33 @@ async def test_strangers_are_not_told_where_postgresql_is_and_why_it_is_away() -
             assert [each["event"] for each in logs].count("probe_failed") == 1
             reasons = [each["reason"] for each in logs if each["event"] == "sweep_failed"]
             assert all(earlier != later for earlier, later in pairwise(reasons)), reasons
-        finally:
-            stopped[0]()  # type: ignore[operator]
-            await serving
-            await inbox.close()
 
 
 async def test_a_gateway_that_has_never_read_its_issuers_keys_is_not_ready(server: PostgresServer) -> None:
     port = free_port()
     tokens = Tokens(Keyring.of(Settings(jwt_jwks=f"http://127.0.0.1:{port}/jwks.json")), Rules())
     inbox = Inbox.connect(server.url("postgres"))
-    gateway = Gateway(inbox, MemoryPresence(), MemoryBus(), tokens, lambda: False)
-    stopped: list[object] = []
-    running = asyncio.create_task(
-        serve(gateway, listen("127.0.0.1", 0), beside={"tokens": tokens.run}, started=stopped.append)
-    )
-    try:
+    async with a_gateway(inbox, tokens) as gateway:
         await eventually("all but the keys", lambda: _says(gateway, "the issuer's keys could not be read yet"))
         with serving(port) as issuer:
             assert isinstance(issuer, Issuer)
             await eventually("ready", lambda: _says(gateway, None))
         assert await gateway.ready() is None, "the keys of the last time stay good"
+
+
+@asynccontextmanager
+async def a_gateway(inbox: Inbox, tokens: Tokens) -> AsyncIterator[Gateway]:
+    """It runs for the block, at the end of which the inbox is closed."""
+    gateway = Gateway(inbox, MemoryPresence(), MemoryBus(), tokens, lambda: False)
+    stops: list[Stop] = []
+    running = asyncio.create_task(
+        serve(gateway, listen("127.0.0.1", 0), beside={"tokens": tokens.run}, started=stops.append)
+    )
+    try:
+        yield gateway
     finally:
-        stopped[0]()  # type: ignore[operator]
+        for stop in stops:
+            stop()
         await running
         await inbox.close()
 

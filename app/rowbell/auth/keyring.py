@@ -7,7 +7,6 @@ both, ROWBELL_JWT_ALGORITHMS must be set, and must name algorithms of both kinds
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from urllib.parse import urlsplit
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 from rowbell.auth.fetch import read_file, read_url
 from rowbell.auth.jwks import Jwks
 from rowbell.auth.keys import SECRET_BYTES, Key, public_keys, secret_key
-from rowbell.config import JWT_ALGORITHMS, Settings, environment_name, hide_password
+from rowbell.config import JWT_ALGORITHMS, Settings, environment_name, hide_password, is_loopback
 from rowbell.errors import SettingsError
 from rowbell.logs import get_logger
 
@@ -161,7 +160,7 @@ def _jwks(settings: Settings, allowed: Collection[str]) -> Jwks | None:
     if (place := settings.jwt_jwks) is None:
         return None
     if "://" in place:
-        if place.startswith("http://") and not _is_here(place):
+        if place.startswith("http://") and not is_loopback(urlsplit(place).hostname or ""):
             log.warning("jwks_without_tls", place=hide_password(place))
         return Jwks(partial(read_url, place), hide_password(place), allowed)
     jwks = Jwks(partial(read_file, place), place, allowed)
@@ -174,11 +173,3 @@ def _jwks(settings: Settings, allowed: Collection[str]) -> Jwks | None:
     except ValueError as problem:
         raise SettingsError(f"{JWKS}: {place} is wrong: {problem}") from None
     return jwks
-
-
-def _is_here(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

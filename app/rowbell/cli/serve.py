@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rowbell.cli.options import setting
-from rowbell.config import Settings, environment_name
+from rowbell.config import Settings, environment_name, is_loopback
 from rowbell.errors import DatabaseError, SettingsError
 
 if TYPE_CHECKING:
@@ -234,6 +234,6 @@ def _page(settings: Settings, tokens: Tokens) -> list[BaseRoute]:
     from rowbell.logs import get_logger
     from rowbell.page import routes
 
-    if settings.host not in ("localhost", "127.0.0.1", "::1"):
+    if not is_loopback(settings.host):
         get_logger("serve").warning("page_is_exposed", host=settings.host, effect="whoever reaches it can be any user")
     return routes(settings.page_database_url, tokens, hosts=[settings.host])

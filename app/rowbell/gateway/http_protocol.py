@@ -40,13 +40,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._open[self] = self._cut
+        self._open[self] = None
         HTTP_CONNECTIONS.inc()
         self._await_head()
         if self._most and len(self._open) > self._most:
             REFUSED["http_connections"].inc()
-            cut_longest_idle = next(iter(self._open.values()))
-            cut_longest_idle()
+            longest_idle = next(iter(self._open))
+            longest_idle._cut()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._leave()
@@ -77,8 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             raise ValueError("too long a head")  # it came in one read
         self._head_is_here()
-        if self._open.pop(self, None) is not None:
-            self._open[self] = self._cut  # moved to the end, as the one with the most recent request
+        if self in self._open:
+            self._open[self] = self._open.pop(self)  # moved to the end, as the one with the most recent request
         super().on_headers_complete()  # type: ignore[no-untyped-call, unused-ignore]
 
     def on_body(self, body: bytes) -> None:
@@ -113,5 +113,6 @@ class HttpProtocol(HttpToolsProtocol):
     def _leave(self) -> None:
         """Stop counting this as an HTTP connection."""
         self._head_is_here()
-        if self._open.pop(self, None) is not None:
+        if self in self._open:
+            del self._open[self]
             HTTP_CONNECTIONS.dec()

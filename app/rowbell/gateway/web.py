@@ -6,11 +6,10 @@ requests go to Starlette.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
@@ -29,6 +28,9 @@ from rowbell.gateway.stomp_session import StompSession
 from rowbell.logs import get_logger
 from rowbell.metrics import REFUSED
 from rowbell.stomp.server import choose_subprotocol
+
+if TYPE_CHECKING:
+    from rowbell.gateway.http_protocol import HttpProtocol
 
 log = get_logger("gateway.web")
 
@@ -73,9 +75,9 @@ class Web:
         self._origins = Origins(settings.allowed_origins)
         self._told_of_origin = -ORIGIN_INTERVAL
         self._admission = Admission(settings)
-        self.http_connections: dict[asyncio.Protocol, Callable[[], None]] = {}
-        """Tracks connections that are not WebSockets → a function that cuts each; first the one whose last request is
-        the oldest. `http_protocol.HttpProtocol` maintains it."""
+        self.http_connections: dict[HttpProtocol, None] = {}
+        """Tracks connections that are not WebSockets; first the one whose last request is the oldest. HttpProtocol
+        maintains it."""
         self._http = Starlette(
             routes=[
                 Route("/live", self._live),
